@@ -1,0 +1,1 @@
+"""Filedesk: upload files, have them examined in the background, watch, download."""

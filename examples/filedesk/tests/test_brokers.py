@@ -1,0 +1,134 @@
+"""Several processes: the page in one, workers in others, PostgreSQL and a broker between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import asyncpg  # type: ignore[import-untyped]
+import nats
+import pytest
+import redis.asyncio
+
+from desk import Desk, content
+from prerequisite import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POSTGRESQL = os.environ.get("FILEDESK_TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432")
+BROKERS = {
+    "nats": os.environ.get("FILEDESK_TEST_NATS", "nats://127.0.0.1:4222"),
+    "redis": os.environ.get("FILEDESK_TEST_REDIS", "redis://127.0.0.1:6379"),
+}
+Start = Any
+
+
+def need(url: str, variable: str) -> None:
+    """Skip, or fail in CI, if nobody listens there."""
+    place = urlsplit(url)
+    try:
+        socket.create_connection((place.hostname, place.port or 5432), timeout=3).close()
+    except OSError as error:
+        missing(f"nothing answers at {url} ({error}); start it, or set {variable}")
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """An empty database."""
+    need(POSTGRESQL, "FILEDESK_TEST_POSTGRESQL")
+    name = f"filedesk_test_{uuid.uuid4().hex}"
+
+    async def do(statement: str) -> None:
+        connection = await asyncpg.connect(f"{POSTGRESQL}/postgres")
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(do(f"CREATE DATABASE {name}"))
+    yield f"{POSTGRESQL}/{name}"
+    asyncio.run(do(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """URL of a broker, and a namespace in it that is removed afterwards."""
+    url = BROKERS[request.param]
+    need(url, f"FILEDESK_TEST_{request.param.upper()}")
+    namespace = f"filedesk-test-{uuid.uuid4().hex}"
+    yield url, namespace
+
+    async def clean() -> None:
+        if request.param == "redis":
+            async with redis.asyncio.Redis.from_url(url) as client:
+                await client.delete(f"{namespace}:jobs")
+        else:
+            connection = await nats.connect(url)
+            await connection.jetstream().delete_stream(namespace)
+            await connection.close()
+
+    asyncio.run(clean())
+
+
+def test_workers_elsewhere(start: Start, database: str, broker: tuple[str, str], run: Any) -> None:
+    url, namespace = broker
+    shared = ("--database", database, "--broker", url, "--namespace", namespace)
+    web = start("web", "--port", "0", *shared)
+    workers = [start("worker", *shared) for _ in range(2)]
+
+    async def main() -> None:
+        async with aiohttp.ClientSession(web.url) as session:
+            desk = Desk(session)
+            stream = desk.events()
+            assert (await anext(stream))[0] == "snapshot"
+            names = {f"{n}": content(400_000, n) for n in range(8)}
+            files = await asyncio.gather(*(desk.upload(*one) for one in names.items()))
+            waiting = {file["id"] for file in files}
+            examined = set()
+            async with asyncio.timeout(30):
+                async for _, data in stream:  # It is told here what happens there.
+                    if data["state"] == "working":
+                        examined.add(data["id"])
+                    if data["state"] == "done":
+                        waiting.discard(data["id"])
+                    if not waiting:
+                        break
+            await stream.aclose()
+            assert examined
+            for file in files:
+                assert (await desk.download(file["id"]))[1] == names[file["name"]]
+
+    run(main())
+    for process in [*workers, web]:
+        status, errors, seconds = process.end(signal.SIGTERM)
+        assert (status, errors) == (0, "")
+        assert seconds < 8
+
+
+def test_jobs_wait_until_a_worker_comes(
+    start: Start, database: str, broker: tuple[str, str], run: Any
+) -> None:
+    url, namespace = broker
+    shared = ("--database", database, "--broker", url, "--namespace", namespace)
+    web = start("web", "--port", "0", *shared)
+
+    async def before() -> str:
+        async with aiohttp.ClientSession(web.url) as session:
+            file_id: str = (await Desk(session).upload("waits", b"abc"))["id"]
+            return file_id
+
+    file_id = run(before())
+    start("worker", *shared)
+
+    async def after() -> None:
+        async with aiohttp.ClientSession(web.url) as session:
+            assert (await Desk(session).ended(file_id))["state"] == "done"
+
+    run(after())

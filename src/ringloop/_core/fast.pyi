@@ -1,0 +1,3 @@
+from ringloop._core.loop import CoreLoop
+
+def add_fast_forms(loop_class: type[CoreLoop]) -> None: ...

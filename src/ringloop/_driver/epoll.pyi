@@ -1,0 +1,3 @@
+from ringloop._driver.readiness import ReadinessDriver
+
+class EpollDriver(ReadinessDriver): ...

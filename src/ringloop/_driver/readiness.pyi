@@ -1,0 +1,3 @@
+from ringloop._driver.base import Driver
+
+class ReadinessDriver(Driver): ...

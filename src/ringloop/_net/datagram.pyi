@@ -1,0 +1,33 @@
+import asyncio
+from collections.abc import Mapping
+from socket import socket
+from typing import Any, final
+
+from ringloop._core.loop import CoreLoop
+from ringloop._net.flow import FlowControl
+
+class _Transport(asyncio.Transport, asyncio.DatagramTransport): ...
+
+# This is no base that Python sees, but isinstance() does: it is what the transport gives
+# as its `__class__`.
+@final
+class DatagramTransport(FlowControl, _Transport):
+    @property
+    def _sock_fd(self) -> int: ...
+    @property
+    def _sock(self) -> socket | None: ...
+    def is_reading(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def _retry(self) -> None: ...
+    def _connection_made(self) -> None: ...
+    def _call_connection_lost(self, exc: BaseException | None) -> None: ...
+
+def make_datagram_transport(
+    loop: CoreLoop,
+    sock: socket,
+    protocol: asyncio.BaseProtocol,
+    address: Any = None,
+    waiter: asyncio.Future[None] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> DatagramTransport: ...

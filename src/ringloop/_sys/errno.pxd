@@ -1,0 +1,7 @@
+"""Error numbers; Cython's own list stops before the ones that sockets need."""
+cdef extern from "<errno.h>" nogil:
+    int errno
+    enum:
+        EAGAIN, EBADF, EBUSY, ECANCELED, ECONNABORTED, EEXIST, EINPROGRESS, EINTR, EINVAL
+        EIO, EISDIR, EMFILE, ENFILE, ENOBUFS, ENOENT, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP, EPERM
+        ESPIPE, ETIME

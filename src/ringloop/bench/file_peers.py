@@ -1,0 +1,270 @@
+"""What `files.py` measures: each row in the plain way of each peer.
+
+A program of its own: `python -P file_peers.py PEER ROW FOLDER` prints operations a second,
+or null where the peer has no such row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+TASKS = 64
+BLOCK = 4096
+CHUNK = 65536
+PREADS = 100_000
+WRITES = 100_000
+LINE = b"x" * 100
+SYNCED = 1000
+DIRECT = 20_000
+LATE = "late"
+TICK_S = 0.01
+LATE_FOR_S = 11.0  # 1,100 ticks: the p99.9 is the second that is latest
+
+ROWS = {
+    "small": "open, read and close files of 4 KiB, 64 tasks",
+    "read_many": "the same files through read_many",
+    "pread": "4 KiB at random places of one file, 64 tasks",
+    "chunks": "64 KiB one after the other",
+    "lines": "lines of a text file",
+    "writes": "100 bytes to a buffered file",
+    "fsync": "write and fsync new files, 64 tasks",
+    "direct": "4 KiB at random places past the page cache (O_DIRECT), 64 at a time",
+    LATE: "how late a 10 ms ticker on the same loop is while all of this runs: ms, p99.9",
+}
+SLOW = 20
+"""By how much less the slow peers do, which take as much longer."""
+
+
+async def in_tasks(items: list[Any], work: Callable[[Any], Awaitable[object]]) -> int:
+    async def some(part: Iterable[Any]) -> None:
+        for item in part:
+            await work(item)
+
+    await asyncio.gather(*[some(items[i::TASKS]) for i in range(TASKS)])
+    return len(items)
+
+
+class Data:
+    def __init__(self, folder: Path, part: int) -> None:
+        self.small = sorted(str(p) for p in (folder / "small").iterdir())[::part]
+        self.big = str(folder / "big")
+        blocks = Path(self.big).stat().st_size // BLOCK
+        self.chunks = blocks * BLOCK // CHUNK
+        self.places = [random.randrange(blocks) * BLOCK for _ in range(PREADS // part)]
+        self.text = str(folder / "text")
+        self.new = str(folder / "new")
+        self.writes = WRITES // part
+        self.synced = [f"{folder}/new-{i}" for i in range(SYNCED)]
+
+
+def sync(row: str, d: Data) -> int | None:
+    n = 0
+    if row in ("direct", LATE):
+        return None  # one after the other is another thing
+    if row in ("small", "read_many"):
+        for path in d.small:
+            with open(path, "rb") as f:  # noqa: PTH123 - what is compared
+                f.read()
+        return len(d.small)
+    if row == "pread":
+        fd = os.open(d.big, os.O_RDONLY)
+        for place in d.places:
+            os.pread(fd, BLOCK, place)
+        os.close(fd)
+        return len(d.places)
+    if row == "chunks":
+        with open(d.big, "rb") as f:  # noqa: PTH123
+            while f.read(CHUNK):
+                n += 1
+    elif row == "lines":
+        with open(d.text) as t:  # noqa: PTH123
+            for _ in t:
+                n += 1
+    elif row == "writes":
+        with open(d.new, "wb") as f:  # noqa: PTH123
+            for _ in range(d.writes):
+                f.write(LINE)
+        return d.writes
+    else:
+        for path in d.synced:
+            sync_one(path)
+        return len(d.synced)
+    return n
+
+
+def sync_one(path: str) -> None:
+    with open(path, "wb") as f:  # noqa: PTH123
+        f.write(LINE)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+async def ringloop_fs(row: str, d: Data) -> int:
+    from ringloop import fs  # noqa: PLC0415 - the other peers do without
+
+    async def small(path: str) -> None:
+        async with fs.open(path, "rb") as f:
+            await f.read()
+
+    async def synced(path: str) -> None:
+        async with fs.open(path, "wb") as f:
+            await f.write(LINE)
+            await f.fsync()
+
+    n = 0
+    if not row:
+        return 0
+    if row == "small":
+        return await in_tasks(d.small, small)
+    if row == "direct":
+        direct = lambda path, flags: os.open(path, flags | os.O_DIRECT)  # noqa: E731
+        async with fs.open(d.big, "rb", opener=direct) as f:
+            return await in_tasks(d.places[:DIRECT], lambda place: f.pread(BLOCK, place))
+    if row == "fsync":
+        return await in_tasks(d.synced, synced)
+    if row == "read_many":
+        async for _ in fs.read_many(d.small):
+            n += 1
+    elif row == "pread":
+        async with fs.open(d.big, "rb") as f:
+            return await in_tasks(d.places, lambda place: f.pread(BLOCK, place))
+    elif row == "chunks":
+        async with fs.open(d.big, "rb") as f:
+            while await f.read(CHUNK):
+                n += 1
+    elif row == "lines":
+        async with fs.open(d.text) as t:
+            async for _ in t:
+                n += 1
+    else:
+        async with fs.open(d.new, "wb") as f:
+            for _ in range(d.writes):
+                await f.write(LINE)
+        return d.writes
+    return n
+
+
+async def aiofiles_(row: str, d: Data) -> int | None:
+    import aiofiles  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    async def small(path: str) -> None:
+        async with aiofiles.open(path, "rb") as f:
+            await f.read()
+
+    n = 0
+    if row in ("small", "read_many"):
+        return await in_tasks(d.small, small)
+    if row == "chunks":
+        async with aiofiles.open(d.big, "rb") as f:
+            while await f.read(CHUNK):
+                n += 1
+    elif row == "lines":
+        async with aiofiles.open(d.text) as f:
+            async for _ in f:
+                n += 1
+                if n == d.writes:
+                    break
+    elif row == "writes":
+        async with aiofiles.open(d.new, "wb") as f:
+            for _ in range(d.writes):
+                await f.write(LINE)
+        return d.writes
+    else:
+        return None
+    return n
+
+
+async def executor(row: str, d: Data, threads: int | None = None) -> int | None:
+    loop = asyncio.get_running_loop()
+    if threads and row:
+        loop.set_default_executor(ThreadPoolExecutor(threads))
+    if row == "pread":
+        fd = os.open(d.big, os.O_RDONLY)
+        n = await in_tasks(
+            d.places, lambda place: loop.run_in_executor(None, os.pread, fd, BLOCK, place)
+        )
+        os.close(fd)
+        return n
+    if row == "fsync":
+        return await in_tasks(d.synced, lambda path: loop.run_in_executor(None, sync_one, path))
+    return None
+
+
+async def executor_of_64(row: str, d: Data) -> int | None:
+    return await executor(row, d, TASKS)
+
+
+async def aiofiles_and_executor(row: str, d: Data) -> int | None:
+    done = await aiofiles_(row, d)
+    return await executor(row, d) if done is None else done
+
+
+async def lateness(work: Callable[[str, Data], Awaitable[int | None]], d: Data) -> float:
+    """All rows one after the other for a while, and beside them a ticker; ms, p99.9."""
+    loop = asyncio.get_running_loop()
+    late = []
+    rows_over = False
+
+    async def tick() -> None:
+        due = loop.time() + TICK_S
+        while not rows_over:
+            await asyncio.sleep(due - loop.time())
+            late.append(loop.time() - due)
+            due += TICK_S  # after a stall the ticks that it swallowed are late, too
+
+    ticker = asyncio.ensure_future(tick())
+    end = loop.time() + LATE_FOR_S
+    while loop.time() < end:
+        for row in ROWS:
+            if row != LATE:
+                await work(row, d)
+    rows_over = True
+    await ticker
+    late.sort()
+    return late[int(len(late) * 0.999)] * 1000
+
+
+def main(peer: str, row: str, folder: Path) -> float | None:
+    data = Data(folder, 1 if peer == "sync" or peer.startswith("ringloop") else SLOW)
+    if peer == "sync":
+        start = time.perf_counter()
+        done = sync(row, data)
+        return None if done is None else done / (time.perf_counter() - start)
+    new_loop: Any = asyncio.new_event_loop
+    works = {"aiofiles": aiofiles_, "executor": executor, "executor-64": executor_of_64}
+    work: Any = works.get(peer, ringloop_fs)
+    if row == LATE and peer == "aiofiles":
+        work = aiofiles_and_executor
+    elif row == LATE and not peer.startswith("ringloop"):
+        return None
+    if peer.startswith("ringloop"):
+        import ringloop  # noqa: PLC0415
+
+        def new_loop() -> asyncio.AbstractEventLoop:
+            return ringloop.EventLoop(peer.removeprefix("ringloop-"))
+
+    async def timed() -> float | None:
+        await work("", data)  # imports
+        if row == LATE:
+            return await lateness(work, data)
+        start = time.perf_counter()
+        count = await work(row, data)
+        return None if count is None else count / (time.perf_counter() - start)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(timed())
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))

@@ -1,0 +1,158 @@
+"""Files: ringloop.fs beside synchronous code, aiofiles, an executor, and C as the limit.
+
+    python -m ringloop bench --cell files --rounds 5
+
+Each row is measured in rounds, and a round runs every peer once, in an order that
+rotates. Each peer has a process of its own (`file_peers.py`). Ratios are taken within
+a round, as the machine changes between them; shown are medians, lowest and highest. At
+the end stands what `ringloop.fs` is to reach, and whether it does.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from ringloop.bench import compiler, file_peers, machine
+from ringloop.bench.file_peers import LATE, ROWS
+from ringloop.bench.results import Results
+
+if TYPE_CHECKING:
+    import argparse
+
+CELL = "files"
+C_URING = "c-uring"
+OURS = "ringloop-uring"
+PEERS = ("sync", C_URING, OURS, "ringloop-epoll", "aiofiles", "executor", "executor-64")
+LATE_MS = 20
+# Row, peer, and at least how many times its rate.
+BARS = (
+    ("small", "aiofiles", 10),
+    ("small", "sync", 1),
+    ("read_many", "sync", 1.5),
+    ("pread", "executor", 10),
+    ("chunks", "aiofiles", 4),
+    ("chunks", "sync", 0.7),
+    ("lines", "aiofiles", 20),
+    ("lines", "sync", 0.5),
+    ("writes", "aiofiles", 20),
+    ("writes", "sync", 0.5),
+    ("fsync", "executor", 1),
+    ("fsync", "executor-64", 1),
+    ("direct", C_URING, 0.9),
+)
+TIMEOUT_S = 120
+SMALL_FILES, SMALL_BYTES = 10_000, 4096
+BIG_BYTES = 64 << 20
+TEXT_BYTES = 100 << 20
+
+Rates = dict[str, dict[str, list[float]]]
+
+
+def prepare(folder: Path, scale: int) -> None:
+    """The files to read; they are in the page cache afterwards."""
+    (folder / "small").mkdir()
+    for i in range(SMALL_FILES // scale):
+        (folder / "small" / str(i)).write_bytes(os.urandom(SMALL_BYTES))
+    (folder / "big").write_bytes(os.urandom(BIG_BYTES // scale))
+    with (folder / "text").open("w") as text:
+        written = 0
+        while written < TEXT_BYTES // scale:
+            written += text.write("".join("x" * (19 + i % 120) + "\n" for i in range(1000)))
+
+
+def measure(peer: str, row: str, folder: Path) -> float | None:
+    """Operations a second; None if this peer has no such row."""
+    if peer == C_URING:
+        small = folder / "small"
+        ways: dict[str, tuple[str, Path, int]] = {
+            "small": ("open", small, len(list(small.iterdir()))),
+            "pread": ("cached", folder / "big", file_peers.PREADS),
+            "direct": ("direct", folder / "big", file_peers.DIRECT),
+        }
+        ways["read_many"] = ways["small"]
+        if row not in ways:
+            return None
+        way, path, count = ways[row]
+        numbers = [str(n) for n in (file_peers.BLOCK, file_peers.TASKS, count)]
+        program = compiler.build()["files_uring"]
+        return float(subprocess.check_output([program, way, path, *numbers], text=True))
+    command = [sys.executable, "-P", str(Path(__file__).with_name("file_peers.py"))]
+    done = subprocess.run(
+        [*command, peer, row, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{peer}, {row}: {done.stderr.strip().splitlines()[-1]}")
+    rate: float | None = json.loads(done.stdout)
+    return rate
+
+
+def show(console: Console, row: str, rates: dict[str, list[float]]) -> None:
+    base = next(iter(rates))  # synchronous code, or C
+    table = Table(title=f"{row}: {ROWS[row]}", title_justify="left")
+    middle = "ms" if row == LATE else "a second"
+    for heading in ("", middle, "lowest", "highest", f"of {base}"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for peer, found in rates.items():
+        ratios = [a / b for a, b in zip(found, rates[base], strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        values = (statistics.median(found), min(found), max(found))
+        digits = 1 if row == LATE else 0
+        table.add_row(peer, *[f"{value:,.{digits}f}" for value in values], spread)
+    console.print(table)
+
+
+def show_bars(console: Console, results: Rates) -> None:
+    """What is to be reached by ringloop-uring, and what was."""
+    table = Table(title=f"{OURS}, medians", title_justify="left")
+    for heading in ("row", "at least", "measured", ""):
+        table.add_column(heading, justify="right" if heading == "measured" else "left")
+    for row, peer, least in BARS:
+        pairs = zip(results[row][OURS], results[row][peer], strict=True)
+        ratio = statistics.median(a / b for a, b in pairs)
+        table.add_row(row, f"{least} of {peer}", f"{ratio:.2f}", "" if ratio >= least else "MISSED")
+    ours, theirs = (statistics.median(results[LATE][peer]) for peer in (OURS, "aiofiles"))
+    missed = ours > LATE_MS or ours > theirs
+    wanted = f"at most {LATE_MS} ms and aiofiles' {theirs:.1f}"
+    table.add_row(LATE, wanted, f"{ours:.1f}", "MISSED" if missed else "")
+    console.print(table)
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Measure, show, save; the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    rounds = args.rounds or (1 if args.smoke else 5)
+    now = datetime.datetime.now()
+    output: Path = args.output or Path(f"ringloop-files-{now:%Y%m%d-%H%M%S}.json")
+    results: Rates = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, 20 if args.smoke else 1)
+        for row in ROWS:
+            rates: dict[str, list[float]] = {peer: [] for peer in PEERS}
+            for number in range(rounds):
+                for i in range(len(PEERS)):
+                    peer = PEERS[(i + number) % len(PEERS)]
+                    rate = measure(peer, row, folder)
+                    if rate is not None:
+                        rates[peer].append(rate)
+            results[row] = {peer: found for peer, found in rates.items() if found}
+            show(console, row, results[row])
+    show_bars(console, results)
+    Results(machine.describe(), {"rounds": rounds}, files=results).save(output)
+    console.print(f"Results: {output}")
+    return 0

@@ -1,0 +1,144 @@
+"""The command line: `python -m ringloop`, and the console script `ringloop`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import runpy
+import sys
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ringloop
+from ringloop import bench
+from ringloop.streams import default as default_streams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EPILOG = """\
+environment:
+  RINGLOOP_DRIVER   auto (default): io_uring where it works, else epoll; uring; epoll
+  RINGLOOP_STREAMS  ringloop (default): `run` makes asyncio's streams ringloop's; stdlib
+
+examples:
+  ringloop run app.py --port 8080    run a program unchanged on ringloop
+  ringloop run -m mypackage.server   the same for a module
+  ringloop doctor                    what this machine can do, and what would help
+"""
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        usage="ringloop run [-m MODULE | SCRIPT] [ARGS ...]",
+        help="run a program unchanged, with every new event loop a ringloop",
+        description="Run a script or module as `python` would, with every new event loop a "
+        "ringloop: asyncio.run(), asyncio.new_event_loop() and asyncio.Runner().",
+    )
+    parser.add_argument("-m", dest="module", action="store_true", help="TARGET is a module")
+    parser.add_argument("target", metavar="TARGET", help="a script, or with -m a module")
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and those of the program that `run` starts, untouched."""
+    if argv[:1] == ["run"]:
+        for i, arg in enumerate(argv[1:], start=1):
+            if not arg.startswith("-") or arg == "-":
+                return list(argv[: i + 1]), list(argv[i + 1 :])
+    return list(argv), []
+
+
+def _why_no_module(name: str) -> str | None:
+    """Why `run -m` cannot start this module, in one sentence; None if it can be found."""
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            return f"No module named {name!r}"
+        if spec.submodule_search_locations is not None and not importlib.util.find_spec(
+            f"{name}.__main__"
+        ):
+            return f"{name!r} is a package without __main__.py"
+    except ModuleNotFoundError as error:
+        if error.name is not None and name.startswith(f"{error.name}."):
+            return str(error)
+        # Else its package misses something, and the traceback tells where.
+    return None
+
+
+def _run(target: str, is_module: bool, args: list[str]) -> int:
+    ringloop.install()
+    if default_streams.wanted():
+        # For good: the process is the program's, and every loop in it.
+        ringloop.EventLoop._own_streams_by_default = True
+        default_streams.install()
+    sys.argv = [target, *args]
+    if is_module:
+        if not sys.flags.safe_path:
+            sys.path[0] = str(Path.cwd())
+        if reason := _why_no_module(target):
+            print(f"ringloop run: {reason}", file=sys.stderr)
+            return 2
+        runpy.run_module(target, run_name="__main__", alter_sys=True)
+        return 0
+    script = Path(target)
+    if not script.exists():
+        print(f"ringloop run: there is no file {target!r}", file=sys.stderr)
+        return 2
+    if script.is_dir():
+        # As the interpreter itself does: its __main__.py, by a name that argv keeps.
+        if not sys.flags.safe_path:
+            sys.path[0] = str(script.absolute())
+        else:
+            sys.path.insert(0, str(script.absolute()))
+        runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
+        return 0
+    if not sys.flags.safe_path:
+        sys.path[0] = str(script.resolve().parent)
+    # Not runpy.run_path(), which has argv[0] and __file__ the same: the interpreter
+    # leaves argv[0] as it was typed and makes __file__ absolute.
+    path = str(script.absolute())
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec")
+    program = types.ModuleType("__main__")
+    program.__file__ = path
+    sys.modules["__main__"] = program
+    exec(code, program.__dict__)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="ringloop",
+        description="asyncio on io_uring.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ringloop {ringloop.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    commands.add_parser(
+        "doctor",
+        help="explain what this machine can do and what would make it faster",
+        description="Explain in words which driver ringloop uses here, why, and what "
+        "would make it faster. Exit status 0 with io_uring, 1 without.",
+    )
+    bench.add_arguments(
+        commands.add_parser("bench", help="measure ringloop beside its peers on this machine")
+    )
+    ours, theirs = _split(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(ours)
+    if args.command == "run":
+        return _run(args.target, args.module, theirs)
+    if args.command == "doctor":
+        from ringloop import doctor  # noqa: PLC0415 - `run` shall start without it
+
+        return doctor.main()
+    return bench.main(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+from ringloop.fs._call import Call
+
+class Step(Call[object]): ...
+
+class Buffers:
+    @property
+    def name(self) -> str | bytes | int: ...
+    @property
+    def mode(self) -> str: ...

@@ -1,0 +1,22 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+
+# A call's states.
+cdef enum:
+    NEW, YIELDED, SLOW, OVER
+
+
+cdef class Call:
+    cdef object inner      # the coroutine that goes on where attempt() would block
+    cdef uint64_t round
+    cdef uint8_t state
+    cdef bint urgent       # tries before others have their turn: nothing may come between
+
+    cdef object attempt(self)
+    cdef object slow(self)
+
+
+cdef object PENDING
+
+cdef void charge(Py_ssize_t nbytes) noexcept
+cdef int make_sendable(object type) except -1

@@ -1,0 +1,17 @@
+from ringloop.fs._buffers cimport Buffers
+from ringloop.fs._op cimport Op
+
+
+cdef class Flights(Buffers):
+    cdef Op flight               # the one operation that moves `pos` or the buffers
+    cdef int slow_calls          # that hold the lock or wait for it
+    cdef object lock
+    cdef int inflight            # pread, pwrite: at places of their own
+    cdef object landed           # a future of close(), which waits for them
+    cdef object closer           # the task of a close() that had to wait
+
+    cdef bint begin_call(self) noexcept
+    cdef inline bint is_free(self) noexcept:
+        return self.slow_calls == 0 and self.flight is None
+    cdef Op begin(self)
+    cdef int close_now(self) except -1

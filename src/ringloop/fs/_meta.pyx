@@ -1,0 +1,131 @@
+"""Names and what is known of them: stat from the caches, changes on the ring or in a thread.
+
+There is no stat that never waits, but an O_PATH descriptor from the dentry cache has
+its inode in memory: opening it, fstat and close are three calls that answer at once.
+"""
+from libc.stdint cimport uint64_t
+
+import os
+
+from ringloop._sys.errno cimport EAGAIN, EINVAL, ENOSYS, EPERM
+from ringloop._sys.files cimport (
+    AT_FDCWD, AT_REMOVEDIR, O_CLOEXEC, O_NOFOLLOW, O_PATH, RL_OP_LINKAT, RL_OP_MKDIRAT,
+    RL_OP_RENAMEAT, RL_OP_SYMLINKAT, RL_OP_UNLINKAT, known_stat, rl_open_cached, stat_t,
+)
+from ringloop._sys.posix cimport close as close_fd
+from ringloop.fs import _threads
+from ringloop.fs._call cimport PENDING, Call, charge, make_sendable
+from ringloop.fs._far cimport is_far, may_be_far
+from ringloop.fs._op cimport Op, new_op
+
+
+cdef bytes _encode(object path):
+    cdef bytes name = os.fsencode(path)
+    if b"\0" in name:
+        raise ValueError("embedded null byte")
+    return name
+
+
+async def _change(int opcode, path, other, unsigned int length, unsigned int flags):
+    """One operation on one or two names."""
+    cdef Op op = new_op(opcode, AT_FDCWD)
+    cdef bytes one = _encode(path)
+    cdef bytes two = None if other is None else _encode(other)
+    op.keep = (one, two)
+    op.op.addr = <uint64_t><char *>one
+    if two is not None:
+        op.op.off = <uint64_t><char *>two
+    op.op.len = length
+    op.op.flags = flags
+    op.start()
+    try:
+        await op.wait()
+    except BaseException:
+        op.cancel()
+        raise
+    if op.res < 0:
+        names = (os.fspath(path),) if other is None else (os.fspath(path), None, os.fspath(other))
+        raise OSError(-op.res, os.strerror(-op.res), *names)
+
+
+def unlink(path):
+    """Remove a file or a symbolic link."""
+    return _change(RL_OP_UNLINKAT, path, None, 0, 0)
+
+
+def remove(path):
+    """The same as `unlink`."""
+    return _change(RL_OP_UNLINKAT, path, None, 0, 0)
+
+
+def rmdir(path):
+    """Remove an empty directory."""
+    return _change(RL_OP_UNLINKAT, path, None, 0, AT_REMOVEDIR)
+
+
+def mkdir(path, mode=0o777):
+    """Create a directory."""
+    return _change(RL_OP_MKDIRAT, path, None, mode, 0)
+
+
+def rename(src, dst):
+    """Rename a file or directory; a file that has the name `dst` is replaced."""
+    return _change(RL_OP_RENAMEAT, src, dst, <unsigned int>AT_FDCWD, 0)
+
+
+def replace(src, dst):
+    """The same as `rename`."""
+    return _change(RL_OP_RENAMEAT, src, dst, <unsigned int>AT_FDCWD, 0)
+
+
+def symlink(src, dst):
+    """Create a symbolic link `dst` that points to `src`."""
+    return _change(RL_OP_SYMLINKAT, src, dst, 0, 0)
+
+
+def link(src, dst):
+    """Create a hard link `dst` to the file `src`."""
+    return _change(RL_OP_LINKAT, src, dst, <unsigned int>AT_FDCWD, 0)
+
+
+cdef class StatCall(Call):
+    cdef object path
+    cdef bint follow
+
+    cdef object attempt(self):
+        cdef int fd
+        cdef stat_t st
+        if isinstance(self.path, int):
+            return os.fstat(self.path)
+        fd = rl_open_cached(_encode(self.path),
+                            O_PATH | O_CLOEXEC | (0 if self.follow else O_NOFOLLOW))
+        charge(0)
+        if fd == -EAGAIN or fd == -EINVAL or fd == -ENOSYS or fd == -EPERM:
+            return PENDING
+        if fd < 0:
+            raise OSError(-fd, os.strerror(-fd), os.fspath(self.path))
+        try:
+            if may_be_far() and (known_stat(fd, &st) < 0 or is_far(st.st_dev)):
+                return PENDING
+            return os.fstat(fd)
+        finally:
+            close_fd(fd)
+
+    cdef object slow(self):
+        return _threads.run(os.stat if self.follow else os.lstat, self.path)
+
+
+def stat(path, *, follow_symlinks=True):
+    """An os.stat_result of a path or descriptor."""
+    cdef StatCall call = StatCall.__new__(StatCall)
+    call.path = path
+    call.follow = follow_symlinks
+    return call
+
+
+def lstat(path):
+    """The same without following a symbolic link."""
+    return stat(path, follow_symlinks=False)
+
+
+make_sendable(StatCall)

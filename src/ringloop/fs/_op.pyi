@@ -1,0 +1,4 @@
+from ringloop._driver.base import Sink
+
+class Op(Sink):
+    async def wait(self) -> None: ...

@@ -1,0 +1,144 @@
+"""One file operation in flight: on the ring of a ringloop, else in a thread.
+
+An `Op` owns its memory and its descriptor until it has *landed*, whoever still waits:
+the caller may be cancelled, the kernel goes on. What landing means is for the
+subclass: a file takes in what was read although nobody asks any more, an open closes
+what it opened.
+"""
+from libc.stdint cimport uint32_t
+
+import asyncio
+
+from ringloop._core.loop cimport CoreLoop, new_future
+from ringloop._driver.base cimport Completion
+from ringloop._sys.errno cimport EAGAIN, ECANCELED, EOPNOTSUPP
+from ringloop._sys.files cimport (
+    RL_OP_READ, rl_file_call, rl_read_at, rl_read_cached, rl_write_at, rl_write_cached,
+)
+from ringloop.fs import _threads
+
+cdef enum:
+    PIPE_BUF = 4096
+
+cdef object _get_running_loop = asyncio.get_running_loop
+
+
+cdef class Op(Sink):
+    cdef int start(self) except -1:
+        """Begin, on the running loop; `finish` is called there, later."""
+        cdef CoreLoop core
+        self.loop = _get_running_loop()
+        if isinstance(self.loop, CoreLoop):
+            core = <CoreLoop>self.loop
+            if core.driver.has_file_ops and not self.in_thread:
+                self.driver = core.driver
+                self.token = core.driver.file_op(self, &self.op, self.keep)
+                return 0
+        if self.stream and self.watch():
+            return 0
+        if self.alone:
+            _threads.submit_alone(self.loop, self._execute, self._finish)
+        else:
+            _threads.submit(self.loop, self._execute, self._finish)
+        return 0
+
+    cdef bint watch(self) except -1:
+        """Have the loop say when a stream is ready: no thread can be stuck in it then."""
+        try:
+            if self.op.opcode == RL_OP_READ:
+                self.loop.add_reader(self.op.fd, self._ready)
+            else:
+                self.loop.add_writer(self.op.fd, self._ready)
+        except PermissionError:
+            return False  # what epoll refuses does not wait
+        self.watching = True
+        return True
+
+    cdef int unwatch(self) except -1:
+        self.watching = False
+        if self.op.opcode == RL_OP_READ:
+            self.loop.remove_reader(self.op.fd)
+        else:
+            self.loop.remove_writer(self.op.fd)
+        return 0
+
+    def _ready(self):
+        cdef ssize_t r
+        cdef char *p = <char *>self.op.addr
+        if self.op.opcode == RL_OP_READ:
+            r = rl_read_cached(self.op.fd, p, self.op.len, -1)
+            if r == -EOPNOTSUPP:
+                r = rl_read_at(self.op.fd, p, self.op.len, -1)
+        else:
+            r = rl_write_cached(self.op.fd, p, self.op.len, -1)
+            if r == -EOPNOTSUPP:
+                # Ready means that there is room for this much.
+                r = rl_write_at(self.op.fd, p, min(self.op.len, <uint32_t>PIPE_BUF), -1)
+        if r != -EAGAIN:
+            self.res = r
+            self.unwatch()
+            self.finish()
+
+    cdef void completed(self, Completion *c) noexcept:
+        self.token = 0
+        self.res = c.res
+        self.driver.to_dispatch(self)
+
+    cdef int dispatch(self) except -1:
+        return self.finish()
+
+    def _execute(self):
+        cdef int res
+        with nogil:
+            res = rl_file_call(&self.op)
+        self.res = res
+
+    def _finish(self):
+        self.finish()
+
+    cdef int finish(self) except -1:
+        self.done = True
+        self.land()
+        waiters = self.waiters
+        self.waiters = None
+        if waiters is not None:
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        return 0
+
+    cdef int land(self) except -1:
+        """Take in the result, whether or not somebody waits."""
+        return 0
+
+    cdef int cancel(self) except -1:
+        """Ask for the end; threads cannot be asked."""
+        if self.watching:
+            self.unwatch()
+            self.res = -ECANCELED
+            self.loop.call_soon(self._finish)
+        if self.token:
+            self.driver.cancel(self.token)
+        return 0
+
+    async def wait(self):
+        """Until it has landed; may be cancelled, which leaves the operation alone."""
+        if not self.done:
+            await self.waiter()
+
+    cdef object waiter(self):
+        """A future that resolves, with None, when it has landed."""
+        future = (new_future(<CoreLoop>self.loop) if self.driver is not None
+                  else self.loop.create_future())
+        if self.waiters is None:
+            self.waiters = [future]
+        else:
+            self.waiters.append(future)
+        return future
+
+
+cdef Op new_op(int opcode, int fd):
+    cdef Op op = Op.__new__(Op)
+    op.op.opcode = opcode
+    op.op.fd = fd
+    return op

@@ -1,0 +1,1 @@
+"""Drivers for tests: one with seeded faults, and a driver's contract within reach of Python."""

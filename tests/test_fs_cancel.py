@@ -1,0 +1,433 @@
+"""Cancelling `ringloop.fs`: at each step of each operation, and what must be true after."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ringloop import fs
+from ringloop.compat import aiofiles
+from ringloop.fs import _threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    Run = Callable[..., Any]
+
+DATA = bytes(range(256)) * 2000
+
+
+def drop_cache(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def prepare(folder: Path) -> None:
+    for name in ("a", "b", "c"):
+        (folder / name).write_bytes(DATA)
+        drop_cache(folder / name)
+    (folder / "lines").write_bytes(b"0123456789\n" * 20_000)
+    drop_cache(folder / "lines")
+    (folder / "d").mkdir()
+    (folder / "d" / "x").write_bytes(b"x")
+
+
+async def read_whole(folder: Path) -> None:
+    assert await fs.read_bytes(folder / "a") == DATA
+
+
+async def read_pieces(folder: Path) -> None:
+    async with fs.open(folder / "a", "rb") as f:
+        assert await f.read(1000) == DATA[:1000]
+        assert await f.read() == DATA[1000:]
+
+
+async def read_lines(folder: Path) -> None:
+    async with fs.open(folder / "lines") as f:
+        assert len([line async for line in f]) == 20_000
+
+
+async def read_at_places(folder: Path) -> None:
+    async with fs.open(folder / "a", "rb") as f:
+        pieces = await asyncio.gather(*[f.pread(4096, i * 4096) for i in range(100)])
+        assert b"".join(pieces) == DATA[: 4096 * 100]
+
+
+async def read_many(folder: Path) -> None:
+    paths = [folder / name for name in ("a", "b", "c")] + [Path("/proc/self/stat")] * 5
+    async with fs.read_many(paths, 3) as many:
+        assert len([path async for path, _ in many]) == 8
+
+
+async def write(folder: Path) -> None:
+    async with fs.open(folder / "new", "wb") as f:
+        for _ in range(3):
+            await f.write(DATA)
+        await f.fsync()
+    assert (folder / "new").read_bytes() == DATA * 3
+
+
+async def update(folder: Path) -> None:
+    async with fs.open(folder / "a", "r+b") as f:
+        await f.write(b"xyz")
+        assert await f.read(3) == DATA[3:6]
+        await f.pwrite(b"123", 100)
+        await f.truncate(200)
+        assert await f.pread(1000, 0) == b"xyz" + DATA[3:100] + b"123" + DATA[103:200]
+
+
+async def write_atomically(folder: Path) -> None:
+    await fs.write_bytes(folder / "a", b"new", atomic=True)
+
+
+async def copy(folder: Path) -> None:
+    await fs.copyfile(folder / "a", folder / "copy")
+
+
+async def names(folder: Path) -> None:
+    await fs.mkdir(folder / "m")
+    await fs.rename(folder / "m", folder / "n")
+    await fs.rmdir(folder / "n")
+    assert "x" in await fs.listdir(folder / "d")
+    async with fs.scandir(folder / "d") as entries:
+        assert [entry.name async for entry in entries] == ["x"]
+    assert len([w async for w in fs.walk(folder)]) >= 2
+
+
+async def temporary(folder: Path) -> None:
+    async with fs.tempfile.NamedTemporaryFile(dir=folder) as f:
+        await f.write(b"x")
+    async with fs.tempfile.TemporaryDirectory(dir=folder) as name:
+        assert await fs.isdir(name)
+
+
+async def read_into(folder: Path) -> None:
+    buffer, held = bytearray(5000), bytearray(300_000)
+    async with fs.open(folder / "a", "r+b", buffering=0) as f:
+        assert await f.readinto(buffer) == 5000
+        assert await f.readinto(held) == 300_000
+        assert await f.readall() == DATA[305_000:]
+    async with fs.open(folder / "b", "rb") as f:
+        assert await f.readline() == DATA[:11]
+        assert await f.readlines(5000)
+        assert await f.peek()
+        assert await f.seek(-10, os.SEEK_END) == len(DATA) - 10
+        assert await f.read1(100) == DATA[-10:]
+
+
+async def read_and_write_text(folder: Path) -> None:
+    async with fs.open(folder / "text", "w+", encoding="utf-16") as t:
+        await t.writelines(["smörgås\n" * 10_000, "end"])
+        await t.seek(0)
+        assert await t.read(3) == "smö"
+        assert await t.readline() == "rgås\n"
+        place = await t.tell()
+        assert len(await t.readlines()) == 10_000
+        await t.seek(place)
+        await t.truncate()
+        assert await t.read() == ""
+        await t.fdatasync()
+    assert await fs.read_text(folder / "text", "utf-16") == "smörgås\n"
+
+
+async def append_and_place(folder: Path) -> None:
+    async with fs.open(folder / "a", "ab", buffering=0) as f:
+        await f.write(b"appended")
+        await f.flush()
+    async with fs.open(folder / "b", "r+b") as f:
+        await asyncio.gather(*[f.pwrite(b"%04d" % i, 4 * i) for i in range(50)])
+        assert await f.pread(200, 0) == b"".join(b"%04d" % i for i in range(50))
+
+
+async def write_whole(folder: Path) -> None:
+    assert await fs.write_bytes(folder / "new", DATA) == len(DATA)
+    assert await fs.write_text(folder / "new", "new\n") == 4
+
+
+async def read_many_in_order(folder: Path) -> None:
+    found = [
+        item
+        async for item in fs.read_many(
+            [folder / "a", folder / "missing", Path("/proc/self/stat")], 2, errors="return"
+        )
+    ]
+    assert len(found) == 3
+
+
+async def copy_tree(folder: Path) -> None:
+    shutil.copytree(folder / "d", folder / "from")
+    for i in range(5):
+        (folder / "from" / str(i)).write_bytes(DATA)
+    await fs.copytree(folder / "from", folder / "to")
+    await fs.rmtree(folder / "to")
+
+
+async def more_names(folder: Path) -> None:
+    a = folder / "a"
+    await fs.makedirs(folder / "m" / "n")
+    await fs.symlink("a", folder / "soft")
+    assert await fs.readlink(folder / "soft") == "a"
+    await fs.link(a, folder / "hard")
+    await fs.replace(folder / "hard", folder / "soft")
+    await fs.unlink(folder / "soft")
+    await fs.chmod(a, 0o600)
+    await fs.utime(a)
+    assert (await fs.stat("/proc/self/stat")).st_size == 0
+    assert await fs.access(a, os.R_OK)
+    assert await fs.exists(a)
+    assert (await fs.statvfs(folder)).f_namemax
+    assert [p async for p in fs.glob("a", root_dir=folder)] == ["a"]
+    assert await fs.Path(a).is_file()
+    await fs.Path(folder / "m" / "o").mkdir()
+    await fs.Path(folder / "m" / "p").touch()
+    assert {p.name async for p in fs.Path(folder / "m").iterdir()} == {"n", "o", "p"}
+    await fs.rmtree(folder / "m")
+
+
+async def send_file(folder: Path) -> None:
+    async with fs.open(folder / "a", "rb") as a, fs.open(folder / "new", "wb") as b:
+        assert await fs.sendfile(b.fileno(), a.fileno(), 5, 100) == 100
+
+
+async def through_pipes(folder: Path) -> None:
+    os.mkfifo(folder / "fifo")
+    async with (
+        asyncio.TaskGroup() as group,
+        fs.open(folder / "fifo", "r+b", buffering=0) as both,
+        fs.open(folder / "fifo", "rb") as r,
+    ):
+        group.create_task(asyncio.wait_for(both.write(b"x" * 1000), 10))
+        assert await r.read(1000) == b"x" * 1000
+
+
+async def watch(folder: Path) -> None:
+    async with fs.watch(folder) as events:
+        (folder / "a").write_bytes(b"y")
+        while (await anext(events)).kind != "modified":
+            pass
+
+
+async def with_an_opener(folder: Path) -> None:
+    async with fs.open(folder / "a", "rb", opener=os.open) as f:
+        assert await f.read(5) == DATA[:5]
+
+
+async def like_aiofiles(folder: Path) -> None:
+    async with aiofiles.open(folder / "a", "r+b") as f:
+        assert await f.read(10) == DATA[:10]
+        await f.write(b"abc")
+    async with aiofiles.tempfile.SpooledTemporaryFile(10, dir=folder) as f:
+        await f.write(b"x" * 20)
+    async with aiofiles.tempfile.TemporaryDirectory(dir=folder) as name:
+        assert await aiofiles.os.path.isdir(name)
+
+
+LEAVE_NOTHING = (write_atomically, temporary, like_aiofiles)
+
+OPERATIONS: list[Callable[[Path], Coroutine[Any, Any, None]]] = [
+    read_whole,
+    read_pieces,
+    read_lines,
+    read_at_places,
+    read_many,
+    write,
+    update,
+    write_atomically,
+    copy,
+    names,
+    temporary,
+    read_into,
+    read_and_write_text,
+    append_and_place,
+    write_whole,
+    read_many_in_order,
+    copy_tree,
+    more_names,
+    send_file,
+    through_pipes,
+    watch,
+    with_an_opener,
+    like_aiofiles,
+]
+
+
+@types.coroutine
+def cancelled_at(suspension: int, main: Coroutine[Any, Any, None]) -> Generator[Any, Any, bool]:
+    """Run `main`, but cancel its task when it waits for the n-th time; True if it never did."""
+    for _ in range(suspension):
+        try:
+            waits_for = main.send(None)
+        except StopIteration:
+            return True
+        if _ == suspension - 1:
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_soon(task.cancel)
+        try:
+            yield waits_for
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+            break
+    else:
+        raise AssertionError("it was not cancelled")
+    # What it does about it may wait, too.
+    try:
+        waits_for = main.throw(cancelled)
+        while True:
+            yield waits_for
+            waits_for = main.send(None)
+    except StopIteration:
+        raise AssertionError("it swallowed the cancellation") from None
+    except asyncio.CancelledError:
+        return False
+
+
+async def settled() -> None:
+    """Until threads and tasks that a cancelled call left behind are done."""
+    for _ in range(200):
+        others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        if not others or (len(others) == 1 and "wait_for" in repr(others)):
+            break
+        await asyncio.sleep(0.005)
+    # When all threads are here at the same time, each is done with what it had.
+    barrier = threading.Barrier(_threads.MAX_THREADS)
+    await asyncio.gather(*[_threads.run(barrier.wait, 10) for _ in range(barrier.parties)])
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__)
+def test_cancelled_at_each_step(
+    files_run: Run, tmp_path: Path, operation: Callable[[Path], Coroutine[Any, Any, None]]
+) -> None:
+    """When it waits for the first time, the second, and so on, until it gets through.
+
+    `files_run` sees to it that no descriptor is left.
+    """
+
+    async def main() -> int:
+        for suspension in range(1, 400):
+            folder = tmp_path / str(suspension)
+            folder.mkdir()
+            prepare(folder)
+            if await asyncio.ensure_future(cancelled_at(suspension, operation(folder))):
+                break
+            await settled()
+            leftover = {p.name for p in folder.iterdir()} - {"a", "b", "c", "d", "lines"}
+            if operation in LEAVE_NOTHING:
+                assert leftover == set()
+            if operation is write_atomically:
+                assert (folder / "a").read_bytes() in (DATA, b"new")
+            elif operation is copy and leftover:
+                assert (folder / "copy").read_bytes() == DATA
+            elif operation is copy_tree and "to" in leftover:
+                # A file that is there is there as a whole, but for the one that rmtree is at.
+                for path in (folder / "to").iterdir():
+                    assert path.read_bytes() in (DATA, b"x")
+            shutil.rmtree(folder)
+        return suspension
+
+    assert 1 < files_run(main(), timeout=60) < 399
+
+
+def test_close_completes_although_it_is_cancelled(files_run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        for steps in range(6):
+            path = tmp_path / str(steps)
+            f = await fs.open(path, "wb")
+            await f.write(b"x" * 1000)
+            closing = asyncio.ensure_future(f.close())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait([closing])
+            await f.close()
+            assert f.closed
+            assert path.read_bytes() == b"x" * 1000
+
+    files_run(main())
+
+
+def test_a_cancelled_read_moves_nothing(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+
+    async def main() -> None:
+        for steps in range(4):
+            drop_cache(path)
+            async with fs.open(path, "rb") as f:
+                assert await f.read(10) == DATA[:10]
+                drop_cache(path)
+                reading = asyncio.ensure_future(f.read(400_000))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                if reading.done():
+                    break
+                reading.cancel()
+                await asyncio.wait([reading])
+                assert await f.tell() == 10
+                assert await f.read(100) == DATA[10:110]
+
+    files_run(main())
+
+
+def test_a_buffer_is_not_written_to_after_its_call(files_run: Run) -> None:
+    r, w = os.pipe()
+
+    async def main() -> None:
+        buffer = bytearray(10)
+        async with fs.open(r, "rb", buffering=0) as f:
+            reading = asyncio.ensure_future(f.readinto(buffer))
+            await asyncio.sleep(0.001)
+            reading.cancel()
+            await asyncio.wait([reading])
+            buffer.clear()  # nobody has it exported
+            buffer += bytes(10)
+            os.write(w, b"abc")
+            assert await f.read(10) == b"abc"
+            assert buffer == bytes(10)
+
+    files_run(main())
+    os.close(w)
+
+
+def test_calls_on_one_file_take_turns(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+
+    async def main() -> None:
+        drop_cache(path)
+        async with fs.open(path, "rb") as f:
+            pieces = await asyncio.gather(*[f.read(5000) for _ in range(50)])
+            assert b"".join(pieces) == DATA[: 5000 * 50]
+        async with fs.open(tmp_path / "b", "wb") as f:
+            await asyncio.gather(*[f.write(b"%02d" % i * 10_000) for i in range(50)])
+        assert (tmp_path / "b").read_bytes() == b"".join(b"%02d" % i * 10_000 for i in range(50))
+
+    files_run(main())
+
+
+def test_the_loop_closes_with_operations_in_flight(tmp_path: Path) -> None:
+    """asyncio.run() cancels what is left; nothing is leaked, nothing hangs."""
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+
+    async def main() -> None:
+        drop_cache(path)
+        f = await fs.open(path, "rb")
+        tasks = [asyncio.ensure_future(f.pread(4096, i * 4096)) for i in range(50)]
+        tasks.append(asyncio.ensure_future(fs.read_bytes("/proc/self/stat")))
+        await asyncio.sleep(0)
+        await f.close()
+
+    import ringloop  # noqa: PLC0415 - this test makes loops of its own
+
+    for driver in ("uring", "epoll"):
+        ringloop.run(main(), driver=driver)

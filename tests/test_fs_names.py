@@ -1,0 +1,294 @@
+"""Metadata, directories, paths, whole files, temporary files and watches of `ringloop.fs`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import socket
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ringloop import fs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., Any]
+
+
+def tree(folder: Path) -> Path:
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "one.txt").write_text("one")
+    (folder / "a" / "b" / "two.txt").write_text("two")
+    (folder / "link").symlink_to("a")
+    return folder
+
+
+def test_stat_and_its_kin(files_run: Run, tmp_path: Path) -> None:
+    tree(tmp_path)
+
+    async def main() -> None:
+        for path in (tmp_path / "a", tmp_path / "link", "/proc/self/status", b"/dev/null"):
+            assert (await fs.stat(path)).st_ino == os.stat(path).st_ino
+            assert (await fs.lstat(path)).st_mode == os.lstat(path).st_mode
+        assert stat.S_ISLNK((await fs.lstat(tmp_path / "link")).st_mode)
+        with pytest.raises(FileNotFoundError) as caught:
+            await fs.stat(tmp_path / "missing")
+        assert caught.value.filename == str(tmp_path / "missing")
+        assert await fs.exists(tmp_path / "a")
+        assert not await fs.exists(tmp_path / "missing" / "x")
+        assert await fs.isdir(tmp_path / "link")
+        assert await fs.islink(tmp_path / "link")
+        assert await fs.isfile(tmp_path / "a" / "one.txt")
+        assert await fs.getsize(tmp_path / "a" / "one.txt") == 3
+        assert (await fs.statvfs(tmp_path)).f_namemax == os.statvfs(tmp_path).f_namemax
+        assert await fs.access(tmp_path, os.R_OK)
+
+    files_run(main())
+
+
+def test_changes_of_names(files_run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        await fs.mkdir(tmp_path / "d", 0o700)
+        assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o700
+        with pytest.raises(FileExistsError) as caught:
+            await fs.mkdir(tmp_path / "d")
+        assert caught.value.filename == str(tmp_path / "d")
+        await fs.makedirs(tmp_path / "d" / "e" / "f")
+        with pytest.raises(OSError, match="Directory not empty"):
+            await fs.rmdir(tmp_path / "d")
+        await fs.rmdir(tmp_path / "d" / "e" / "f")
+        (tmp_path / "x").write_text("x")
+        await fs.rename(tmp_path / "x", tmp_path / "y")
+        await fs.symlink("y", tmp_path / "soft")
+        assert await fs.readlink(tmp_path / "soft") == "y"
+        await fs.link(tmp_path / "y", tmp_path / "hard")
+        assert (tmp_path / "hard").stat().st_nlink == 2
+        await fs.replace(tmp_path / "hard", tmp_path / "soft")
+        with pytest.raises(FileNotFoundError) as missing:
+            await fs.rename(tmp_path / "nix", tmp_path / "nox")
+        assert missing.value.filename2 == str(tmp_path / "nox")
+        await fs.chmod(tmp_path / "y", 0o600)
+        await fs.utime(tmp_path / "y", ns=(1, 2))
+        assert (tmp_path / "y").stat().st_mtime_ns == 2
+        await fs.unlink(tmp_path / "y")
+        with pytest.raises(IsADirectoryError):
+            await fs.remove(tmp_path / "d")
+        await fs.rmtree(tmp_path / "d")
+        with pytest.raises(ValueError, match="null"):
+            await fs.unlink("a\0b")
+
+    files_run(main())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["soft"]
+
+
+def test_directories_are_listed(files_run: Run, tmp_path: Path) -> None:
+    tree(tmp_path)
+    for i in range(300):
+        (tmp_path / "a" / "b" / str(i)).touch()
+
+    async def main() -> None:
+        assert sorted(await fs.listdir(tmp_path)) == ["a", "link"]
+        async with fs.scandir(tmp_path) as entries:
+            found = {entry.name: entry.is_dir() async for entry in entries}
+        assert found == {"a": True, "link": True}
+        assert len([e async for e in fs.scandir(tmp_path / "a" / "b")]) == 301
+        async with fs.scandir(tmp_path / "a" / "b") as entries:
+            await anext(entries)
+        assert [e async for e in entries] == []
+        walked = []
+        async for folder, dirs, files in fs.walk(tmp_path):
+            walked.append((folder, dirs, files))
+            if "b" in dirs:
+                dirs.remove("b")
+        assert [w[0] for w in walked] == [str(tmp_path), str(tmp_path / "a")]
+        bottom_up = [folder async for folder, _, _ in fs.walk(tmp_path, topdown=False)]
+        assert bottom_up == [w[0] for w in os.walk(tmp_path, topdown=False)]
+        names = [p async for p in fs.glob("**/*.txt", root_dir=tmp_path / "a", recursive=True)]
+        assert sorted(names) == ["b/two.txt", "one.txt"]
+
+    files_run(main())
+
+
+def test_whole_files_are_written_and_copied(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = os.urandom(300_000)
+
+    async def main() -> None:
+        assert await fs.write_bytes(path, data) == 300_000
+        assert await fs.copyfile(path, tmp_path / "copy") == tmp_path / "copy"
+        assert (tmp_path / "copy").read_bytes() == data
+        await fs.copyfile("/proc/self/stat", tmp_path / "proc")
+        assert (tmp_path / "proc").stat().st_size > 0
+        assert await fs.write_text(path, "smörgås\n", "latin-1", newline="\r\n") == 8
+        assert path.read_bytes() == b"sm\xf6rg\xe5s\r\n"
+        assert await fs.read_text(path, "latin-1") == "smörgås\n"
+        with pytest.raises(UnicodeDecodeError):
+            await fs.read_text(path, "utf-8")
+        path.chmod(0o640)
+        inode = path.stat().st_ino
+        assert await fs.write_bytes(path, memoryview(b"new"), atomic=True) == 3
+        assert path.read_bytes() == b"new"
+        assert path.stat().st_ino != inode
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        with pytest.raises(FileNotFoundError):
+            await fs.write_bytes(tmp_path / "missing" / "x", b"x", atomic=True)
+        tree(tmp_path / "t")
+        await fs.copytree(tmp_path / "t", tmp_path / "u", symlinks=True)
+        assert (tmp_path / "u" / "a" / "b" / "two.txt").read_text() == "two"
+        assert (tmp_path / "u" / "link").is_symlink()
+
+    files_run(main())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "file", "proc", "t", "u"]
+
+
+def test_sendfile(files_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    left, right = socket.socketpair()
+
+    async def main() -> None:
+        async with fs.open(tmp_path / "a", "rb") as f:
+            assert await fs.sendfile(left.fileno(), f.fileno(), 2, 5) == 5
+
+    with left, right:
+        files_run(main())
+        assert right.recv(100) == b"23456"
+
+
+def test_path_has_pathlibs_names(files_run: Run, tmp_path: Path) -> None:
+    tree(tmp_path)
+
+    async def main() -> None:
+        root = fs.Path(tmp_path)
+        path = root / "a" / "one.txt"
+        assert isinstance(path, fs.Path)
+        assert path.suffix == ".txt"
+        assert os.fspath(path) == str(tmp_path / "a" / "one.txt")
+        assert await path.exists()
+        assert await path.is_file()
+        assert not await path.is_dir()
+        assert not await (path / "x").exists()
+        assert await (root / "link").is_symlink()
+        assert await path.read_text() == "one"
+        assert await path.write_bytes(b"1\n2\n") == 4
+        async with path.open() as f:
+            assert [line async for line in f] == ["1\n", "2\n"]
+        assert {p.name async for p in root.iterdir()} == {"a", "link"}
+        assert [p async for p in root.glob("a/*.txt")] == [path]
+        assert [p async for p in (root / "a").rglob("two*")] == [root / "a" / "b" / "two.txt"]
+        assert [w[0] async for w in (root / "a").walk()] == [root / "a", root / "a" / "b"]
+        assert await (root / "link").resolve() == await (root / "a").resolve()
+        assert await (root / "link").readlink() == fs.Path("a")
+        await (root / "new" / "er").mkdir(parents=True)
+        await (root / "new" / "f").touch()
+        moved = await (root / "new" / "f").rename(root / "g")
+        assert isinstance(moved, fs.Path)
+        assert await moved.samefile(root / "g")
+        await moved.unlink()
+        await moved.unlink(missing_ok=True)
+        with pytest.raises(FileNotFoundError):
+            await moved.unlink()
+        assert (await path.stat()).st_size == 4
+
+    files_run(main())
+
+
+def test_path_lacks_nothing_that_blocks() -> None:
+    """Each method that pathlib.Path adds to PurePath is here; the exceptions have a reason."""
+    blocking = set(dir(pathlib.Path)) - set(dir(pathlib.PurePosixPath))
+    public = {name for name in blocking if not name.startswith("_")}
+    left_out = {
+        "lchmod",  # not on Linux
+        "is_junction",  # not on Linux
+        "from_uri",  # does not block, and is pathlib's
+        "link_to",  # gone in 3.12
+    }
+    assert public - set(dir(fs.Path)) - left_out == set()
+
+
+def test_temporary_files(files_run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with fs.tempfile.NamedTemporaryFile("w+", dir=tmp_path, suffix=".x") as f:
+            assert f.name.endswith(".x")
+            await f.write("hello\n")
+            await f.seek(0)
+            assert [line async for line in f] == ["hello\n"]
+            assert os.path.exists(f.name)
+        assert not os.path.exists(f.name)
+        async with fs.tempfile.TemporaryFile(dir=tmp_path) as f:
+            assert list(tmp_path.iterdir()) == []
+            await f.write(b"x")
+            await f.seek(0)
+            assert await f.read() == b"x"
+        kept = await fs.tempfile.NamedTemporaryFile(dir=tmp_path, delete=False)
+        await kept.close()
+        assert os.path.exists(kept.name)
+        async with fs.tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            await fs.write_bytes(os.path.join(folder, "x"), b"x")
+        assert not os.path.exists(folder)
+        with pytest.raises(ValueError, match="invalid mode"):
+            await fs.tempfile.NamedTemporaryFile("nonsense", dir=tmp_path)
+        assert [str(p) for p in tmp_path.iterdir()] == [kept.name]
+
+    files_run(main())
+
+
+def test_watch_tells_what_happens(files_run: Run, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+
+    async def main() -> None:
+        async with fs.watch(inside) as events:
+
+            async def next_event() -> tuple[str, str | None, str | None]:
+                event = await anext(events)
+                names = [p and os.path.basename(p) for p in (event.path, event.old_path)]
+                return event.kind, names[0], names[1]
+
+            (inside / "a").touch()
+            assert await next_event() == ("created", "a", None)
+            (inside / "a").write_text("x")
+            assert await next_event() == ("modified", "a", None)
+            (inside / "a").rename(inside / "b")
+            assert await next_event() == ("moved", "b", "a")
+            (inside / "b").rename(outside / "b")
+            assert await next_event() == ("moved", None, "b")
+            (outside / "b").rename(inside / "c")
+            assert await next_event() == ("moved", "c", None)
+            (inside / "c").unlink()
+            assert await next_event() == ("deleted", "c", None)
+            (inside / "d").mkdir()
+            assert (await anext(events)).is_dir
+            waiting = asyncio.ensure_future(next_event())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            (inside / "e").touch()
+            assert await next_event() == ("created", "e", None)
+        assert [e async for e in events] == []
+        with pytest.raises(FileNotFoundError):
+            fs.watch(tmp_path / "missing")
+
+    files_run(main())
+
+
+def test_watch_reports_an_overflow(files_run: Run, tmp_path: Path) -> None:
+    limit = int(pathlib.Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if limit > 70_000:
+        pytest.skip(f"it takes {limit} events to overflow inotify's queue here")
+
+    async def main() -> None:
+        async with fs.watch(tmp_path) as events:
+            for _ in range(limit // 2 + 10):  # no await: nobody reads meanwhile
+                os.close(os.open(tmp_path / "a", os.O_CREAT))
+                os.unlink(tmp_path / "a")
+            kinds = set()
+            while "overflow" not in kinds:
+                kinds.add((await anext(events)).kind)
+        assert kinds == {"created", "deleted", "overflow"}
+
+    files_run(main())

@@ -1,0 +1,30 @@
+"""Worker classes for gunicorn, where that is not installed; the rest is in tests/services."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ringloop import workers
+
+
+@pytest.mark.parametrize(
+    ("worker", "packages"),
+    [("UvicornWorker", "gunicorn uvicorn-worker"), ("AiohttpWorker", "gunicorn aiohttp")],
+)
+def test_what_is_missing_is_named(worker: str, packages: str) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['gunicorn', 'uvicorn_worker', 'aiohttp']))\n"
+        f"from ringloop.workers import {worker}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"pip install {packages}" in done.stderr.splitlines()[-1]
+
+
+def test_other_names_are_not_there() -> None:
+    with pytest.raises(AttributeError, match="NoWorker"):
+        workers.NoWorker  # noqa: B018
