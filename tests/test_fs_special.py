@@ -569,6 +569,12 @@ def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away
                 assert await f.readline() == b"from far away\n"
                 assert await f.pread(4, 5) == b"far "
                 assert await f.read() == data[14:]
+                assert await f.seek(-5, os.SEEK_END) == len(data) - 5
+                assert await f.read() == data[-5:]
+            async with fs.open(path) as t:
+                assert await t.seek(0, os.SEEK_END) == len(data)
+            async with fs.open(path, "ab") as f:
+                assert await f.tell() == len(data)
             assert [x async for x in fs.read_many([path] * 3)] == [(path, data)] * 3
             with pytest.raises(FileNotFoundError):
                 await fs.read_bytes(far_away / "nothing")

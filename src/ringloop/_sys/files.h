@@ -28,6 +28,9 @@
 #define RWF_NOWAIT 8
 #endif
 
+/* fstat(), by a thread only: the ring's opcode gives another structure. */
+#define RL_OP_FSTAT 255
+
 struct rl_file_op {
     uint64_t addr;  /* buffer, or path */
     uint64_t off;   /* file offset; UINT64_MAX: the file's own; or a second path */
@@ -129,6 +132,9 @@ static inline int rl_file_call(const struct rl_file_op *op) {
             break;
         case RL_OP_FTRUNCATE:
             r = ftruncate(op->fd, (off_t)op->off);
+            break;
+        case RL_OP_FSTAT:
+            r = rl_fstat(op->fd, (struct stat *)op->addr);
             break;
         case RL_OP_OPENAT:
             r = openat(op->fd, path, (int)op->flags, op->len);

@@ -9,7 +9,7 @@ cdef enum:
 
 # What a step may need.
 cdef enum:
-    FILL, DRAIN, DIRECT, SYNC, TRUNCATE, TURN, INTO
+    FILL, DRAIN, DIRECT, SYNC, TRUNCATE, TURN, INTO, SIZE
 
 
 cdef class Step(Call):
@@ -66,7 +66,7 @@ cdef class Buffers:
     cdef object step_peek(self)
     cdef object step_write(self, Step call)
     cdef object step_write_raw(self, Step call)
-    cdef object step_seek(self, object offset, int whence)
+    cdef object step_seek(self, Step call, object offset, int whence)
     cdef object step_truncate(self, Step call)
     cdef object step_flush(self)
 

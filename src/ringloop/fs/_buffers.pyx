@@ -472,7 +472,7 @@ cdef class Buffers:
 
     # -- steps: position -------------------------------------------------------------
 
-    cdef object step_seek(self, object offset, int whence):
+    cdef object step_seek(self, Step call, object offset, int whence):
         cdef int64_t new, by = offset
         cdef stat_t st
         if not self.raw and not 0 <= whence <= 4:
@@ -486,7 +486,9 @@ cdef class Buffers:
         elif whence == SEEK_CUR:
             new = self.pos + by
         elif whence == SEEK_END:
-            if fstat(self.fd, &st) < 0:
+            if self.far and not call.asked:
+                return self.pend(SIZE, 0)
+            if (known_stat(self.fd, &st) if self.far else fstat(self.fd, &st)) < 0:
                 raise os_error(errno, self.name)
             new = st.st_size + by
         else:

@@ -257,7 +257,7 @@ cdef class FileCall(Step):
             return f.step_readinto(self.arg, code == READINTO1)
         f.check()
         if code == SEEK:
-            return f.step_seek(self.arg, self.n)
+            return f.step_seek(self, self.arg, self.n)
         if code == TELL:
             if not f.can_seek:
                 raise _Unsupported("underlying stream is not seekable")
@@ -348,7 +348,11 @@ cdef BinaryFile new_file(int fd, object name, str mode, Py_ssize_t buffering, bi
     f.fill_size = min(<Py_ssize_t>FIRST_FILL, f.bufsize)
     f.nowait_read = f.nowait_write = not f.direct
     f.size_hint = size
-    f.pos = 0 if size >= 0 and not f.append else lseek(fd, 0, SEEK_END if f.append else SEEK_CUR)
+    if size < 0:
+        f.pos = lseek(fd, 0, SEEK_END if f.append else SEEK_CUR)
+    else:
+        # Not SEEK_END: a network file system would ask its server, and wait.
+        f.pos = lseek(fd, size, SEEK_SET) if f.append else 0
     f.can_seek = f.pos >= 0
     if not f.can_seek:
         f.pos = 0

@@ -17,12 +17,13 @@ import asyncio
 
 from ringloop._sys.errno cimport EAGAIN, ECANCELED, errno
 from ringloop._sys.files cimport (
-    RL_OP_CLOSE, RL_OP_FSYNC, RL_OP_FTRUNCATE, RL_OP_READ, RL_OP_WRITE, SEEK_SET, lseek,
+    RL_OP_CLOSE, RL_OP_FSTAT, RL_OP_FSYNC, RL_OP_FTRUNCATE, RL_OP_READ, RL_OP_WRITE, SEEK_SET,
+    lseek, stat_t,
 )
 from ringloop._sys.posix cimport close as close_fd
 from ringloop.fs._aligned cimport AlignedBuffer, new_aligned
 from ringloop.fs._buffers cimport (
-    DIRECT, DRAIN, FILL, INTO, SYNC, TRUNCATE, TURN, Step, os_error,
+    DIRECT, DRAIN, FILL, INTO, SIZE, SYNC, TRUNCATE, TURN, Step, os_error,
 )
 from ringloop.fs._call cimport PENDING
 from ringloop.fs._op cimport new_op
@@ -64,7 +65,7 @@ cdef class _Drain(Op):
 
 
 cdef class _Other(Op):
-    """A flight with nothing to take in: a write past the buffer, a sync, a truncate."""
+    """A flight with nothing to take in: a write past the buffer, a sync, a truncate, a stat."""
 
     cdef Flights file
 
@@ -139,6 +140,12 @@ cdef class Flights(Buffers):
             elif self.need == SYNC:
                 op.op.opcode = RL_OP_FSYNC
                 op.op.flags = self.need_n
+            elif self.need == SIZE:
+                # What the server answers is what is known afterwards.
+                op.keep = PyBytes_FromStringAndSize(NULL, sizeof(stat_t))
+                op.op.opcode = RL_OP_FSTAT
+                op.op.addr = <uint64_t>PyBytes_AS_STRING(op.keep)
+                op.in_thread = True
             else:
                 op.op.opcode = RL_OP_FTRUNCATE
                 op.op.off = self.need_n
@@ -187,7 +194,7 @@ cdef class Flights(Buffers):
                     elif need == INTO:
                         call.filled += op.res
                         self.eof = op.res == 0
-                    call.asked = need in (DIRECT, SYNC, TRUNCATE)
+                    call.asked = need in (DIRECT, SYNC, TRUNCATE, SIZE)
         finally:
             self.slow_calls -= 1
 

@@ -33,7 +33,7 @@ cdef class TextFile:
     cdef object step_readline(self, Py_ssize_t limit)
     cdef object step_write(self, TextCall call)
     cdef object step_tell(self)
-    cdef object step_seek(self, object cookie, int whence)
+    cdef object step_seek(self, Step call, object cookie, int whence)
     cdef int rewind_encoder(self, bint at_start) except -1
     cdef int start(self) except -1
 

@@ -265,7 +265,7 @@ cdef class TextFile:
         chunk.read(self.used)
         return chunk.tell()
 
-    cdef object step_seek(self, object cookie, int whence):
+    cdef object step_seek(self, Step call, object cookie, int whence):
         cdef BinaryFile f = self.buffer
         if not f.can_seek:
             raise _Unsupported("underlying stream is not seekable")
@@ -278,7 +278,7 @@ cdef class TextFile:
         elif whence == 2:
             if cookie != 0:
                 raise _Unsupported("can't do nonzero end-relative seeks")
-            position = f.step_seek(0, 2)
+            position = f.step_seek(call, 0, 2)
             if position is not PENDING:
                 self.forget()
                 if self.decoder is not None:
@@ -295,7 +295,7 @@ cdef class TextFile:
         to_feed = cookie >> 128 & mask
         to_skip = cookie >> 192 & mask
         need_eof = bool(cookie >> 256)
-        if f.step_seek(position, 0) is PENDING:
+        if f.step_seek(call, position, 0) is PENDING:
             return PENDING
         self.forget()
         if self.decoder is not None:
@@ -451,7 +451,7 @@ cdef class TextCall(Step):
             return f.step_read(self.n)
         f.buffer.check()
         if code == SEEK:
-            return f.step_seek(self.arg, self.n)
+            return f.step_seek(self, self.arg, self.n)
         if code == TELL:
             return f.step_tell()
         if code == TRUNC:
