@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra"]
-PROGRAMS = ["load", "echo_epoll", "echo_udp", "echo_uring", "files_uring"]
+PROGRAMS = ["load", "echo_epoll", "echo_udp", "echo_uring", "files_uring", "files_in_order"]
 
 
 class CompilerError(Exception):

@@ -71,22 +71,33 @@ def prepare(folder: Path, scale: int) -> None:
             written += text.write("".join("x" * (19 + i % 120) + "\n" for i in range(1000)))
 
 
+def _in_c(row: str, folder: Path) -> list[str] | None:
+    """The command that does in C what the row is about."""
+    small, big, text = (str(folder / name) for name in ("small", "big", "text"))
+    many, in_order = "files_uring", "files_in_order"
+    count = len(list(Path(small).iterdir()))
+    opened = (many, "open", small, file_peers.BLOCK, file_peers.TASKS, count)
+    commands: dict[str, tuple[object, ...]] = {
+        "small": opened,
+        "read_many": opened,
+        "pread": (many, "cached", big, file_peers.BLOCK, file_peers.TASKS, file_peers.PREADS),
+        "direct": (many, "direct", big, file_peers.BLOCK, file_peers.TASKS, file_peers.DIRECT),
+        "chunks": (in_order, "chunks", big, file_peers.CHUNK),
+        "lines": (in_order, "lines", text),
+        "writes": (in_order, "writes", folder / "new", len(file_peers.LINE), file_peers.WRITES),
+        "fsync": (many, "fsync", folder, len(file_peers.LINE), file_peers.TASKS, file_peers.SYNCED),
+    }
+    if row not in commands:
+        return None
+    program, *arguments = commands[row]
+    return [str(compiler.build()[str(program)]), *map(str, arguments)]
+
+
 def measure(peer: str, row: str, folder: Path) -> float | None:
     """Operations a second; None if this peer has no such row."""
     if peer == C_URING:
-        small = folder / "small"
-        ways: dict[str, tuple[str, Path, int]] = {
-            "small": ("open", small, len(list(small.iterdir()))),
-            "pread": ("cached", folder / "big", file_peers.PREADS),
-            "direct": ("direct", folder / "big", file_peers.DIRECT),
-        }
-        ways["read_many"] = ways["small"]
-        if row not in ways:
-            return None
-        way, path, count = ways[row]
-        numbers = [str(n) for n in (file_peers.BLOCK, file_peers.TASKS, count)]
-        program = compiler.build()["files_uring"]
-        return float(subprocess.check_output([program, way, path, *numbers], text=True))
+        program = _in_c(row, folder)
+        return float(subprocess.check_output(program, text=True)) if program else None
     command = [sys.executable, "-P", str(Path(__file__).with_name("file_peers.py"))]
     done = subprocess.run(
         [*command, peer, row, str(folder)],
