@@ -33,6 +33,8 @@ SAY = @echo "ringloop, Python $(word 2,$(FOUND)):"
 
 RUN = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL = $(RUN) python -m pip install -qq
+# A test that hangs says where.
+PYTEST = $(RUN) python -m pytest -o faulthandler_timeout=180
 REQUIREMENTS = $(RUN) python tools/requirements.py
 EXTRAS = $(foreach extra,$(1),$(VENV)/.extra-$(extra))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -71,11 +73,11 @@ demo: build $(call EXTRAS,demo)
 
 test: build $(call EXTRAS,test)
 	$(SAY) the tests
-	@$(RUN) python -m pytest $(TESTS)
+	@$(PYTEST) $(TESTS)
 
 test-services: build $(call EXTRAS,test services)
 	$(SAY) client libraries against real services
-	@$(RUN) python -m pytest tests/services $(TESTS)
+	@$(PYTEST) tests/services $(TESTS)
 
 EXAMPLE = PYTHONPATH=examples/filedesk
 
@@ -84,7 +86,7 @@ example: build $(call EXTRAS,examples)
 
 test-examples: build $(call EXTRAS,test examples)
 	$(SAY) the example
-	@$(RUN) $(EXAMPLE) python -m pytest examples $(TESTS)
+	@$(EXAMPLE) $(PYTEST) examples $(TESTS)
 
 # What `import ringloop` finds there is a plain folder: the suites' environments have no compiler.
 downstream: build

@@ -35,7 +35,7 @@ import urllib.request
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -300,7 +300,14 @@ def judge(
     return fine
 
 
+def stop(*_signal: object) -> NoReturn:
+    """What was started is ended on the way out; make sends the signal a second time."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("downstream: stopped")
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, stop)
     suites = {
         name: Suite(name, **entry)
         for name, entry in tomllib.loads((HERE / "suites.toml").read_text()).items()
