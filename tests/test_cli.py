@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+import zipapp
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,12 @@ def facts():
         "spec": main.__spec__ and main.__spec__.name,
         "doc": __doc__,
         "modules": sorted(m for m in sys.modules if m.startswith("neighbour")),
+        "annotations": repr(annotated.__annotations__),
+        "builtins": type(__builtins__).__name__,
+        "names": sorted(name for name in globals() if not name.startswith("_")),
     }
+
+def annotated(x: int): ...
 """
 PROGRAM = '"""A program."""\n' + FACTS + "import neighbour\nprint(json.dumps(facts()))\n"
 
@@ -77,6 +83,7 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "program" / "__main__.py", PROGRAM)
     write(tmp_path / "program" / "neighbour.py", "")
     (tmp_path / "link.py").symlink_to("app/script.py")
+    zipapp.create_archive(tmp_path / "program", tmp_path / "program.pyz")
     return tmp_path
 
 
@@ -92,9 +99,11 @@ def folder(tmp_path: Path) -> Path:
         ["app/script.py", "--", "-x", "--"],
         ["link.py", "x"],
         ["program", "x"],
+        ["program.pyz", "x"],
         ["-m", "package.module"],
         ["-m", "package.module", "one", "-m", "--help", "--", "x"],
         ["-m", "package", "x"],
+        ["-mpackage", "-m", "x"],
     ],
     ids=" ".join,
 )
@@ -189,14 +198,26 @@ def test_a_syntax_error_is_shown_where_it_is(tmp_path: Path) -> None:
         (["-m", "package.missing"], 2, ["package.missing", "No module named"]),
         (["-m", "missing.module"], 2, ["'missing'", "No module named"]),
         (["-m", "package"], 2, ["package", "__main__"]),
+        (["-m", "module.py"], 2, ["module.py", "without -m"]),
+        (["-m", "module.missing"], 2, ["module.missing"]),
         ([], 2, ["usage: ringloop run [-m MODULE | SCRIPT] [ARGS ...]"]),
     ],
-    ids=["script", "module", "in a package", "package", "package without main", "nothing"],
+    ids=[
+        "script",
+        "module",
+        "in a package",
+        "package",
+        "package without main",
+        "script as a module",
+        "in a module",
+        "nothing",
+    ],
 )
 def test_what_cannot_be_run_is_named(
     tmp_path: Path, args: list[str], status: int, words: list[str]
 ) -> None:
     write(tmp_path / "package" / "__init__.py", "")
+    write(tmp_path / "module.py", "")
     done = call([*MODULE, "run", *args], tmp_path)
     assert done.returncode == status
     assert done.stdout == ""

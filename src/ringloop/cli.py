@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import importlib.util
 import io
+import pkgutil
 import runpy
 import sys
 import types
@@ -46,6 +48,8 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Our own arguments, and those of the program that `run` starts, untouched."""
     if argv[:1] == ["run"]:
         for i, arg in enumerate(argv[1:], start=1):
+            if arg.startswith("-m") and arg != "-m":
+                return ["run", "-m", arg[2:]], list(argv[i + 1 :])
             if not arg.startswith("-") or arg == "-":
                 return list(argv[: i + 1]), list(argv[i + 1 :])
     return list(argv), []
@@ -62,7 +66,9 @@ def _why_no_module(name: str) -> str | None:
         ):
             return f"{name!r} is a package without __main__.py"
     except ModuleNotFoundError as error:
-        if error.name is not None and name.startswith(f"{error.name}."):
+        if name.endswith(".py") and error.name == name:
+            return f"No module named {name!r}; a script is run without -m"
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             return str(error)
         # Else its package misses something, and the traceback tells where.
     return None
@@ -75,36 +81,41 @@ def _run(target: str, is_module: bool, args: list[str]) -> int:
         ringloop.EventLoop._own_streams_by_default = True
         default_streams.install()
     sys.argv = [target, *args]
+    # The program has a main module of its own; for its __builtins__ exec() would put a dict.
+    program = types.ModuleType("__main__")
+    program.__dict__["__builtins__"] = builtins
     if is_module:
         if not sys.flags.safe_path:
             sys.path[0] = str(Path.cwd())
         if reason := _why_no_module(target):
             print(f"ringloop run: {reason}", file=sys.stderr)
             return 2
-        runpy.run_module(target, run_name="__main__", alter_sys=True)
+        sys.modules["__main__"] = program
+        runpy._run_module_as_main(target)  # type: ignore[attr-defined]
         return 0
     script = Path(target)
     if not script.exists():
         print(f"ringloop run: there is no file {target!r}", file=sys.stderr)
         return 2
-    if script.is_dir():
-        # As the interpreter itself does: its __main__.py, by a name that argv keeps.
+    sys.modules["__main__"] = program
+    path = str(script.absolute())
+    if pkgutil.get_importer(path) is not None:
+        # A folder or an archive. As the interpreter itself does: its __main__.py, by a name
+        # that argv keeps.
         if not sys.flags.safe_path:
-            sys.path[0] = str(script.absolute())
+            sys.path[0] = path
         else:
-            sys.path.insert(0, str(script.absolute()))
+            sys.path.insert(0, path)
         runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
         return 0
     if not sys.flags.safe_path:
         sys.path[0] = str(script.resolve().parent)
     # Not runpy.run_path(), which has argv[0] and __file__ the same: the interpreter
     # leaves argv[0] as it was typed and makes __file__ absolute.
-    path = str(script.absolute())
-    with io.open_code(path) as file:
-        code = compile(file.read(), path, "exec")
-    program = types.ModuleType("__main__")
     program.__file__ = path
-    sys.modules["__main__"] = program
+    with io.open_code(path) as file:
+        # This module's own `from __future__` is not the program's.
+        code = compile(file.read(), path, "exec", dont_inherit=True)
     exec(code, program.__dict__)
     return 0
 
