@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import ringloop
 from ringloop import debug
+from ringloop.debug import _stalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +151,45 @@ def test_a_loop_that_does_not_run_is_not_stalled(no_threads_left: None) -> None:
         loop.close()
         time.sleep(0.1)
     assert stalls == []
+
+
+def test_a_stall_before_the_first_answer_has_the_stack_of_the_loops_own_thread(
+    no_threads_left: None, driver: str
+) -> None:
+    blocker = Blocker()
+    begun = threading.Event()
+    ready = threading.Event()
+
+    async def guilty() -> None:
+        begun.set()
+        blocker.block()
+
+    loop = ringloop.EventLoop(driver)
+    thread = threading.Thread(target=lambda: (ready.wait(), loop.run_until_complete(guilty())))
+    thread.start()
+    with debug.watch_stalls(loop, threshold_s=0.2, report=blocker.report):
+        ready.set()
+        assert begun.wait(TIMEOUT_S)
+        thread.join(TIMEOUT_S)
+    loop.close()
+    assert "guilty" in [frame.name for frame in blocker.stalls[0].stack]
+
+
+def test_a_stop_as_the_watchdog_asks_waits_for_no_answer() -> None:
+    """It comes from the loop's thread, which then waits for the watchdog's."""
+
+    class Loop:
+        def is_running(self) -> bool:
+            watchdog.stopped.set()
+            watchdog.answered.set()
+            return True
+
+        def call_soon_threadsafe(self, callback: object) -> None:
+            raise AssertionError("asked after the stop")
+
+    loop: Any = Loop()
+    watchdog = _stalls._Watchdog(loop, 2, lambda stall: None)
+    watchdog._run()
 
 
 def test_the_end_of_watching_in_the_middle_of_a_stall(run: Run) -> None:

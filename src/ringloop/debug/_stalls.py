@@ -30,7 +30,9 @@ class Stall:
     """A time in which a loop did not come round.
 
     `task` is the name and coroutine of the task that ran, None between tasks; `stack` is
-    that of the loop's thread, innermost last, both as they were at the threshold.
+    that of the loop's thread, innermost last, both as they were at the threshold. The stack
+    is empty if the thread is not known: a loop that was given, is no asyncio.BaseEventLoop
+    and has not come round since.
     `length_s` is how long the stall has lasted at least: up to a fourth of the threshold
     was not seen. `is_over` is true in the second report, which has the whole length.
     """
@@ -66,7 +68,9 @@ class _Watchdog:
         self.stopped = threading.Event()
         self.answered = threading.Event()
         self.answered_at = 0.0
-        self.loops_thread = threading.get_ident()  # until the loop's first answer: a guess
+        # The loop's answers tell; before the first one only a loop that runs here is known.
+        runs_here = asyncio._get_running_loop() is loop
+        self.loops_thread = threading.get_ident() if runs_here else 0
         self.thread = threading.Thread(target=self._run, name="ringloop-stalls", daemon=True)
 
     def stop(self) -> None:
@@ -85,6 +89,8 @@ class _Watchdog:
                 continue
             asked_at = time.monotonic()
             self.answered.clear()
+            if self.stopped.is_set():
+                return  # nobody answers any more: the loop's thread may be waiting for this one
             try:
                 self.loop.call_soon_threadsafe(self._answer)
             except RuntimeError:
@@ -94,10 +100,11 @@ class _Watchdog:
 
     def _stalled(self, asked_at: float) -> None:
         # A loop that has stopped is not stalled, and its answer is not to come.
-        frame = sys._current_frames().get(self.loops_thread)
-        if frame is None or not self.loop.is_running():
+        thread = self.loops_thread or getattr(self.loop, "_thread_id", None) or 0
+        frame = sys._current_frames().get(thread)
+        if not self.loop.is_running():
             return
-        stack = traceback.extract_stack(frame)
+        stack = traceback.StackSummary() if frame is None else traceback.extract_stack(frame)
         del frame
         task = asyncio.current_task(self.loop)
         name = None
