@@ -72,6 +72,15 @@ def fail(message: str) -> NoReturn:
     raise LookupError(message)
 
 
+class NoErrors(Exception):  # noqa: N818 - a collection, and empty: false
+    def __len__(self) -> int:
+        return 0
+
+
+def fail_with_no_errors() -> NoReturn:
+    raise NoErrors
+
+
 class TwoArgumentsError(Exception):
     """Pickles, but cannot be loaded again: its arguments are not those of __init__."""
 

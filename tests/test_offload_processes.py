@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import logging
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -27,7 +28,7 @@ from ringloop import offload
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
 Run = Any
 TIMEOUT_S = 20
@@ -129,6 +130,14 @@ def test_an_exception_comes_back_with_its_traceback(run: Run) -> None:
     run(main())
 
 
+def test_an_exception_that_is_false_comes_back_itself(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(offloaded.NoErrors):
+            await offload.to_process(offloaded.fail_with_no_errors)
+
+    run(main())
+
+
 def test_an_exception_that_cannot_come_over_is_told_in_words(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(offload.RemoteError, match=r"TwoArgumentsError: 1 and 2") as caught:
@@ -205,6 +214,29 @@ def test_progress_that_raises_is_the_loops_affair(run: Run) -> None:
 def test_workers_may_have_children_of_their_own(run: Run) -> None:
     async def main() -> None:
         assert await offload.to_process(offloaded.spawn_a_process) == "1"
+
+    run(main())
+
+
+def test_multiprocessing_leaves_the_workers_to_us(run: Run) -> None:
+    """It would poll them in each thread that starts another."""
+
+    async def main() -> None:
+        assert is_alive(await offload.to_process(offloaded.pid))
+        assert multiprocessing.active_children() == []
+
+    run(main())
+
+
+def test_a_kernel_without_pidfds_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    async def main() -> None:
+        monkeypatch.setattr(os, "pidfd_open", fail)
+        with pytest.raises(RuntimeError, match=r"pidfd_open\(\): Linux 5\.3"):
+            await offload.to_process(offloaded.pid)
+        monkeypatch.undo()
 
     run(main())
 
@@ -449,6 +481,52 @@ def test_a_loop_that_is_closed_with_calls_in_flight(
         loop.close()
         del loop, call
         wait_until(lambda: not is_alive(busy) and not is_alive(idle))
+
+
+def test_calls_that_come_while_the_loop_shuts_down(
+    driver: str, nothing_left: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the end of an asynchronous generator: they are served, and later ones as well."""
+    loop = ringloop.EventLoop(driver)
+    results: list[int] = []
+
+    async def generator() -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0)  # now the processes are about to end
+            results.append(await offload.to_thread(int))
+
+    async def main() -> AsyncGenerator[None, None]:
+        assert await offload.to_process(offloaded.square, 1) == 1
+        left_open = generator()
+        await anext(left_open)
+        return left_open
+
+    try:
+        left_open = loop.run_until_complete(main())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        del left_open
+        assert results == [0]
+        assert caplog.messages == []
+        assert not hasattr(loop, "_ringloop_offload")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # a generator after the shutdown
+            assert loop.run_until_complete(offload.to_process(offloaded.square, 2)) == 4
+            loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+def test_a_loop_that_was_used_has_nothing_in_its_dict(run: Run) -> None:
+    """That would slow down every call of its methods."""
+
+    async def main() -> None:
+        await offload.to_thread(int)
+        loop = asyncio.get_running_loop()
+        assert not isinstance(loop, ringloop.EventLoop) or vars(loop) == {}
+
+    run(main())
 
 
 def test_a_loop_in_another_thread(nothing_left: None) -> None:

@@ -79,6 +79,7 @@ class EventLoop(
         "_ready",
         "_resolver",
         "_resolver_threads",
+        "_ringloop_offload",
         "_scheduled",
         "_signal_handlers",
         "_signal_rx",

@@ -152,6 +152,8 @@ def unpack(answer: Answer) -> Any:
         except Exception:
             pass  # known there, but not here
     try:
-        raise error or RemoteError(summary) from RemoteTraceback(text)
+        if error is None:
+            error = RemoteError(summary)
+        raise error from RemoteTraceback(text)
     finally:
         del error

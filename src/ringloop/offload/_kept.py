@@ -30,9 +30,14 @@ class _Shelf:
         try:
             yield
         finally:
-            for thing in self.things.values():
-                await thing.aclose()
-            delattr(loop, ATTRIBUTE)
+            # Calls from other generators' ends may come meanwhile. Each finds a thing that is
+            # not closed yet, a new one if need be.
+            try:
+                while self.things:
+                    _, thing = self.things.popitem()
+                    await thing.aclose()
+            finally:
+                delattr(loop, ATTRIBUTE)
 
 
 async def of_loop(make: Callable[[], K]) -> K:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import errno
 import fcntl
 import multiprocessing
+import multiprocessing.process
 import multiprocessing.util  # before our own atexit below, which must run before its
 import os
 import signal
@@ -64,6 +66,9 @@ def _start(method: StartMethod) -> Started:
         try:
             process = context.Process(target=_main, args=(theirs,), name="ringloop-offload")
             process.start()
+            # Else multiprocessing would look after it, too, whenever it starts another, in
+            # that one's thread: it would take the exit status, or read from a closed fd.
+            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         except BaseException:
             ours.close()
             raise
@@ -76,6 +81,11 @@ def _start(method: StartMethod) -> Started:
         process.join()
         if isinstance(error, ProcessLookupError):  # the fork server has taken its exit status
             raise WorkerDiedError("the worker process ended at once") from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSYS, errno.EPERM):
+            raise RuntimeError(
+                "other processes need pidfd_open(): Linux 5.3 or newer, and a seccomp profile "
+                f"that allows it ({error})"
+            ) from error
         raise
 
 
