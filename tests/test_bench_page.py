@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ringloop.bench import page, page_runs
+from ringloop.bench import files, page, page_runs, run
 from ringloop.bench.cells import Cell
 from ringloop.bench.micro import MICROS
 from ringloop.bench.results import (
@@ -89,6 +90,26 @@ def test_wins_draws_and_losses_are_counted_and_losses_are_named(results: Results
     assert "64 x 1 KiB" not in losses
 
 
+def test_too_few_rounds_are_no_victory(results: Results) -> None:
+    results.closed = [r for r in results.closed if r.round == 0]
+    results.micro = []
+    text = page.text(results)
+    assert "- **ringloop-uring** was not measured in rounds enough to say." in text
+    assert "loses" not in text
+    assert "in 0 of" not in text
+
+
+def test_a_cell_in_which_ringloop_failed_is_no_victory(results: Results) -> None:
+    results.closed = [r for r in results.closed if r.cell == "protocol:64x1024"]
+    results.closed.append(Round("protocol:1x1024", "ringloop-uring", 0, error="wrong bytes"))
+    results.micro = []
+    text = page.text(results)
+    assert line(text, "- It **failed**") == (
+        "- It **failed** here: ringloop-uring, protocol: 1 x 1 KiB."
+    )
+    assert "loses to no other" not in text
+
+
 def test_ratios_come_with_their_word(results: Results) -> None:
     text = page.text(results)
     assert "| 0.80 (0.80-0.80) less |" in text
@@ -121,6 +142,44 @@ def test_the_page_measures_what_can_be_measured() -> None:
     assert words < set(named)
     assert all(Cell.parse(text) for text in named if text not in words)
     assert set(page_runs.ORDER) < set(named)
+
+
+def arguments(folder: Path) -> argparse.Namespace:
+    return argparse.Namespace(page=folder, files=[], rounds=None)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no aiofiles"), KeyboardInterrupt()])
+def test_a_run_that_fails_takes_nothing_from_the_others(
+    results: Results,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+) -> None:
+    def measure(args: argparse.Namespace) -> int:
+        results.save(args.output)
+        return 0
+
+    def fail(args: argparse.Namespace) -> int:
+        raise error
+
+    written: list[Results] = []
+    monkeypatch.setattr(run, "benchmark", measure)
+    monkeypatch.setattr(files, "benchmark", fail)
+    monkeypatch.setattr(page, "write", lambda results, folder: written.append(results))
+    interrupted = isinstance(error, KeyboardInterrupt)
+    assert page_runs.make(arguments(tmp_path)) == (130 if interrupted else 1)
+    assert written[0].closed
+    assert interrupted or "files: no aiofiles" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_none_is_noticed_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(page_runs, "_measure", lambda *args: pytest.fail("it measured"))
+    assert page_runs.make(arguments(tmp_path / "file")) == 2
+    assert "file" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(

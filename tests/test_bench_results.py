@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ringloop.bench import memory, open_loop
+from ringloop.bench import memory, micro, open_loop
 from ringloop.bench.cells import Cell
 from ringloop.bench.peers import PEERS
 from ringloop.bench.processes import PeerError
@@ -104,6 +106,21 @@ def machine(**changed: object) -> dict[str, object]:
     return usual | {"date": "2026-01-01"} | changed
 
 
+def test_a_micro_benchmark_that_fills_the_window_at_once_is_not_measured_cold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+    counts: list[int] = []
+
+    async def work(count: int) -> None:
+        nonlocal now_s
+        now_s += count / (100 if counts else 10)  # a second
+        counts.append(count)
+
+    monkeypatch.setattr(time, "process_time", lambda: now_s)
+    assert asyncio.run(micro.rate(work, 1.0)) == pytest.approx(100)
+
+
 def test_merged_results_have_the_later_ones_of_a_cell() -> None:
     first, second = Results(machine(), {}), Results(machine(date="2026-01-02"), {})
     first.closed = [closed("uvloop", 0, 4), replace(closed("uvloop", 0, 4), cell="sock:1x1")]
@@ -122,8 +139,11 @@ def test_merged_results_have_the_later_ones_of_a_cell() -> None:
 
 
 def test_results_of_two_machines_are_not_merged() -> None:
-    with pytest.raises(ValueError, match=r"two machines: kernel is 6\.18, or 5\.10"):
+    with pytest.raises(ValueError, match=r"not go together: kernel is 6\.18, or 5\.10"):
         Results.merge([Results(machine(), {}), Results(machine(kernel="5.10"), {})])
+    others = [Results(machine(versions={"uvloop": version}), {}) for version in ("0.21", "0.22")]
+    with pytest.raises(ValueError, match=r"not go together: versions is .*0\.21"):
+        Results.merge(others)
 
 
 @pytest.mark.parametrize(

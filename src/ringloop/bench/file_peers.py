@@ -60,12 +60,13 @@ class Data:
         self.small = sorted(str(p) for p in (folder / "small").iterdir())[::part]
         self.big = str(folder / "big")
         blocks = Path(self.big).stat().st_size // BLOCK
-        self.chunks = blocks * BLOCK // CHUNK
         self.places = [random.randrange(blocks) * BLOCK for _ in range(PREADS // part)]
         self.text = str(folder / "text")
         self.new = str(folder / "new")
         self.writes = WRITES // part
         self.synced = [f"{folder}/new-{i}" for i in range(SYNCED)]
+        for path in self.synced:
+            Path(path).unlink(missing_ok=True)  # they are to be new for every peer
 
 
 def sync(row: str, d: Data) -> int | None:

@@ -98,15 +98,20 @@ MICROS: dict[str, Callable[[int], Awaitable[None]]] = {
 
 
 async def rate(micro: Callable[[int], Awaitable[None]], window_s: float) -> float:
-    """Doubles the count until a run fills the window; that run is the measured one."""
-    count = BATCH
-    while True:
+    """Doubles the count until a run fills the window; one more is the measured one.
+
+    So what is slow enough to fill it with the first run is not measured cold, either.
+    """
+
+    async def seconds(count: int) -> float:
         start = time.process_time()
         await micro(count)
-        elapsed = time.process_time() - start
-        if elapsed >= window_s or count >= MAX_COUNT:
-            return count / elapsed
+        return time.process_time() - start
+
+    count = BATCH
+    while await seconds(count) < window_s and count < MAX_COUNT:
         count *= 2
+    return count / await seconds(count)
 
 
 async def main(arguments: list[str]) -> None:

@@ -103,18 +103,31 @@ def _summary(results: Results) -> list[str]:
     if not any(results.cpu_ratio(cell, URING, UVLOOP) for cell in results.cells):
         return []
     lines = []
+    has_verdict = False
     for ours in (URING, EPOLL):
         found = [results.cpu_ratio(cell, ours, UVLOOP) for cell in results.cells]
-        verdicts = [ratio.verdict for ratio in found if ratio]
+        verdicts = [ratio.verdict for ratio in found if ratio and ratio.verdict]
+        if not verdicts:
+            lines.append(f"- **{ours}** was not measured in rounds enough to say.")
+            continue
+        has_verdict = True
         lines.append(
             f"- **{ours}** takes less CPU time per request than uvloop in "
             f"{verdicts.count('less')} of {len(verdicts)} cells, as much in "
             f"{verdicts.count('even')}, more in {verdicts.count('more')}."
         )
+    failed = [
+        f"{ours}, {Cell.parse(cell).label}"
+        for ours in (URING, EPOLL)
+        for cell in results.cells
+        if results.error(cell, ours)
+    ]
+    if failed:
+        lines.append("- It **failed** here: " + "; ".join(failed) + ".")
     losses = [loss for ours in (URING, EPOLL) for loss in _losses(results, ours)]
     if losses:
         lines.append("- It **loses** here, in every round: " + "; ".join(losses) + ".")
-    else:
+    elif has_verdict and not failed:
         lines.append("- It loses to no other event loop in any cell in every round.")
     return ["\n".join(lines)]
 

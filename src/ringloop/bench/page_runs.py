@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -51,6 +52,10 @@ def make(args: argparse.Namespace) -> int:
     """Measure if need be, merge, write the page; the exit status."""
     status = 0
     try:
+        # First, as it would be a pity after half an hour.
+        args.page.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.page, os.W_OK):
+            raise PermissionError("nothing can be written to this folder")
         with tempfile.TemporaryDirectory() as folder:
             sources = list(args.files)
             if not sources:
@@ -58,12 +63,12 @@ def make(args: argparse.Namespace) -> int:
             if not sources:
                 return status
             results = Results.merge([Results.load(path) for path in sources])
+        places = {cell: number for number, cell in enumerate(ORDER)}
+        results.closed.sort(key=lambda r: places.get(r.cell, len(places)))  # which is stable
+        print(page.write(results, args.page))
     except (OSError, ValueError) as error:
         print(f"ringloop bench --page {args.page}: {error}", file=sys.stderr)
         return 2
-    places = {cell: number for number, cell in enumerate(ORDER)}
-    results.closed.sort(key=lambda r: places.get(r.cell, len(places)))  # which is stable
-    print(page.write(results, args.page))
     return status
 
 
@@ -74,7 +79,15 @@ def _measure(args: argparse.Namespace, folder: Path) -> tuple[list[Path], int]:
         output = folder / f"{number}.json"
         changed = vars(args) | settings | {"output": output}
         measure = files.benchmark if settings["cell"] == [files.CELL] else run.benchmark
-        status = measure(argparse.Namespace(**changed))
+        try:
+            status = measure(argparse.Namespace(**changed))
+        except KeyboardInterrupt:
+            status = run.INTERRUPTED
+        except Exception as error:
+            # What the others found goes on the page all the same.
+            cells = ", ".join(settings["cell"])
+            print(f"ringloop bench --page: {cells}: {error}", file=sys.stderr)
+            status = 1
         worst = max(worst, status)
         if output.exists():
             sources.append(output)

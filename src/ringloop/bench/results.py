@@ -239,14 +239,16 @@ class Results:
     def merge(cls, parts: Sequence[Results]) -> Results:
         """Of several runs on one machine; what was measured twice is the later one's.
 
-        ValueError if the machines differ.
+        ValueError if the machines differ, or what was measured.
         """
         merged = cls(dict(parts[0].machine), dict(parts[0].settings))
         for part in parts:
-            for name in ("cpu", "cores", "kernel", "python"):
+            for name in ("cpu", "cores", "kernel", "python", "versions"):
                 ours, theirs = merged.machine.get(name), part.machine.get(name)
                 if ours != theirs:
-                    raise ValueError(f"results of two machines: {name} is {ours}, or {theirs}")
+                    raise ValueError(
+                        f"results that do not go together: {name} is {ours}, or {theirs}"
+                    )
             loads = [of.machine.get("load_average", 0) for of in (merged, part)]
             merged.machine["load_average"] = max(loads)
             merged.machine["date"] = max(merged.machine["date"], part.machine["date"])
