@@ -34,7 +34,7 @@ LAYERS = (
     ("_core",),
     ("_driver",),
     ("_sys",),
-    ("_version",),
+    ("_version", "_extras"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FACADE = "ringloop"  # the package itself: made of all layers, imported by the topmost only

@@ -39,7 +39,7 @@ def client_class(request: pytest.FixtureRequest) -> type[Client]:
     client: type[Client] = request.param
     for module in client.modules:
         if importlib.util.find_spec(module) is None:
-            missing(f"{module} is not installed: pip install 'ringloop[services]'")
+            missing(f"{module} is not installed: make test-services does that")
     service = client.service
     if service is not None:
         try:

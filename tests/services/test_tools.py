@@ -45,7 +45,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore")]
 def needs(*modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            missing(f"{module} is not installed: pip install 'ringloop[services]'")
+            missing(f"{module} is not installed: make test-services does that")
 
 
 def example(heading: str) -> list[str]:

@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ringloop._extras import how_to_install
+
 if TYPE_CHECKING:
     import argparse
 
@@ -91,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
         return 2
     for module in ("rich", "matplotlib") if args.plot or args.page else ("rich",):
         if importlib.util.find_spec(module) is None:
-            print(f"ringloop bench needs {module}: pip install 'ringloop[bench]'", file=sys.stderr)
+            print(f"ringloop bench needs {module}: {how_to_install('bench')}", file=sys.stderr)
             return 2
     # Here, as `ringloop run` shall start without them.
     from ringloop.bench import files, page_runs, run  # noqa: PLC0415

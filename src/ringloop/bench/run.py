@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from ringloop._extras import how_to_install
 from ringloop.bench import (
     affinity,
     compiler,
@@ -38,7 +39,7 @@ MICRO = "micro"
 MEMORY = "memory"
 INTERRUPTED = 130
 """Exit status."""
-INSTALL = "pip install 'ringloop[bench]'"
+INSTALL = how_to_install("bench")
 OPEN_FILES = 20480
 SERVICE_TIMEOUT_S = 2.0
 

@@ -10,6 +10,7 @@ import pickle
 import uuid
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ringloop._extras import how_to_install
 from ringloop.offload import _worker
 from ringloop.offload._wait import outlast
 
@@ -195,7 +196,7 @@ def from_dask(client: Any) -> Dask:
     try:
         from distributed import Client  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise RuntimeError("from_dask() needs distributed: pip install 'ringloop[dask]'") from error
+        raise RuntimeError(f"from_dask() needs distributed: {how_to_install('dask')}") from error
     if not isinstance(client, Client):
         raise TypeError(f"from_dask() needs a distributed.Client, not a {type(client).__name__}")
     return Dask(client)

@@ -9,6 +9,7 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
+from ringloop._extras import how_to_install
 from ringloop.offload import _worker
 from ringloop.offload._channel import Channel
 from ringloop.offload._kept import of_loop
@@ -51,7 +52,7 @@ def _interpreters() -> Any:
             pass
     raise RuntimeError(
         "to_interpreter() needs Python 3.14, or a backport of its concurrent.interpreters: "
-        "pip install 'ringloop[interpreters]'. Or use to_process()"
+        f"{how_to_install('interpreters')}. Or use to_process()"
     )
 
 
@@ -105,8 +106,8 @@ async def to_interpreter(
 ) -> T:
     """Call `function(*args)` in another interpreter, kept for the next call.
 
-    Needs Python 3.14, or 3.12 and newer with `pip install 'ringloop[interpreters]'`, else
-    raises RuntimeError. The function's module must be importable in a subinterpreter, which
+    Needs Python 3.14, or 3.12 and newer with ringloop's extra "interpreters", else raises
+    RuntimeError. The function's module must be importable in a subinterpreter, which
     many compiled modules are not, ringloop among them: a stand-in there has
     `offload.report` and `offload.cancelled`.
 
