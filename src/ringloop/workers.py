@@ -4,7 +4,7 @@
     gunicorn app:app --worker-class ringloop.workers.AiohttpWorker    # an aiohttp.web one
 
 Each is made when it is asked for, on top of the worker class of Uvicorn or aiohttp: that
-must be installed, the other need not be.
+must be installed, the other need not be. Of uvicorn-worker it takes 0.4 or newer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import ringloop
 
 def _uvicorn_worker() -> type:
     base: Any = importlib.import_module("uvicorn_worker").UvicornWorker
+    if "setup_event_loop" in base.init_process.__code__.co_names:
+        raise ImportError("uvicorn-worker is older than 0.4, and asks for no loop factory")
     options = base.CONFIG_KWARGS | {"loop": "ringloop:new_event_loop"}
     return type("UvicornWorker", (base,), {"CONFIG_KWARGS": options, "__module__": __name__})
 
@@ -33,7 +35,7 @@ def _aiohttp_worker() -> type:
 
 
 _MAKERS = {
-    "UvicornWorker": (_uvicorn_worker, "gunicorn uvicorn-worker"),
+    "UvicornWorker": (_uvicorn_worker, "gunicorn 'uvicorn-worker>=0.4'"),
     "AiohttpWorker": (_aiohttp_worker, "gunicorn aiohttp"),
 }
 
@@ -47,7 +49,7 @@ def __getattr__(name: str) -> Any:
         worker = make()
     except ImportError as error:
         raise ImportError(
-            f"{__name__}.{name} needs what is not installed ({error}): pip install {packages}"
+            f"{__name__}.{name} needs what is not there ({error}): pip install {packages}"
         ) from error
     globals()[name] = worker
     return worker
