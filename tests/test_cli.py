@@ -275,6 +275,34 @@ def test_every_new_loop_of_the_program_is_a_ringloop(
     assert plain.stdout.split()[0] != "ringloop.loop"
 
 
+def test_uvicorn_chooses_a_ringloop_where_nobody_does(tmp_path: Path) -> None:
+    """It takes uvloop or a class of asyncio's, and asks no policy."""
+    write(tmp_path / "uvicorn" / "__init__.py", "")
+    write(tmp_path / "uvicorn" / "loops" / "__init__.py", "")
+    write(
+        tmp_path / "uvicorn" / "loops" / "auto.py",
+        """
+        import asyncio
+
+        def auto_loop_factory(use_subprocess=False):
+            return asyncio.SelectorEventLoop
+        """,
+    )
+    write(
+        tmp_path / "script.py",
+        """
+        from uvicorn.loops import auto
+        loop = auto.auto_loop_factory(use_subprocess=False)()
+        print(type(loop).__module__, auto.__file__)
+        loop.close()
+        """,
+    )
+    done = call([*MODULE, "run", "script.py"], tmp_path)
+    path = tmp_path / "uvicorn" / "loops" / "auto.py"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"ringloop.loop {path}\n"
+
+
 def test_the_console_of_asyncio_ends_in_silence(tmp_path: Path, driver: str) -> None:
     """It leaves its loop open, which goes when the interpreter is half gone."""
     done = subprocess.run(
@@ -319,7 +347,8 @@ def test_help_lists_the_commands(command: list[str], tmp_path: Path, args: list[
     done = call([*command, *args], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ringloop ")
-    words = ["run", "doctor", "bench", "RINGLOOP_DRIVER", "--version"]
+    variables = ["DRIVER", "STREAMS", "TLS", "RESOLVER_THREADS"]
+    words = ["run", "doctor", "bench", "--version", *(f"RINGLOOP_{name}" for name in variables)]
     assert [word for word in words if word not in done.stdout] == []
 
 

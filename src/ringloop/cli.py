@@ -10,8 +10,9 @@ import pkgutil
 import runpy
 import sys
 import types
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ringloop
 from ringloop import bench
@@ -19,11 +20,14 @@ from ringloop.streams import default as default_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
 
 EPILOG = """\
 environment:
   RINGLOOP_DRIVER   auto (default): io_uring where it works, else epoll; uring; epoll
   RINGLOOP_STREAMS  ringloop (default): `run` makes asyncio's streams ringloop's; stdlib
+  RINGLOOP_TLS      auto (default): call libssl directly where that works; direct; memory
+  RINGLOOP_RESOLVER_THREADS  how many threads of a loop look up names at most (16)
 
 examples:
   ringloop run app.py --port 8080    run a program unchanged on ringloop
@@ -36,9 +40,12 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "run",
         usage="ringloop run [-m MODULE | SCRIPT] [ARGS ...]",
-        help="run a program unchanged, with every new event loop a ringloop",
-        description="Run a script or module as `python` would, with every new event loop a "
-        "ringloop: asyncio.run(), asyncio.new_event_loop() and asyncio.Runner().",
+        help="run a program unchanged, with its new event loops ringloops",
+        description="Run a script or module as `python` would, with its new event loops "
+        "ringloops: of asyncio.run(), asyncio.new_event_loop() and asyncio.Runner(), and of "
+        "uvicorn where no --loop is given. What it does not change: a loop that the program "
+        "makes by its class (uvloop, asyncio.SelectorEventLoop) or by a loop factory, and new "
+        "Python processes (uvicorn --workers or --reload, hypercorn, multiprocessing's spawn).",
     )
     parser.add_argument("-m", dest="module", action="store_true", help="TARGET is a module")
     parser.add_argument("target", metavar="TARGET", help="a script, or with -m a module")
@@ -74,8 +81,34 @@ def _why_no_module(name: str) -> str | None:
     return None
 
 
+class _UvicornsChoice:
+    """Finds the module by which uvicorn chooses a loop where it was told none.
+
+    uvicorn asks no policy, but takes uvloop if that is installed, else a class of asyncio's.
+    """
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "uvicorn.loops.auto":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        loader: Any = spec and spec.loader
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                module.auto_loop_factory = lambda use_subprocess=False: ringloop.new_event_loop
+
+            loader.exec_module = exec_module
+        return spec
+
+
 def _run(target: str, is_module: bool, args: list[str]) -> int:
     ringloop.install()
+    sys.meta_path.insert(0, _UvicornsChoice)
     if default_streams.wanted():
         # For good: the process is the program's, and every loop in it.
         ringloop.EventLoop._own_streams_by_default = True

@@ -55,7 +55,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore")]
 def needs(*modules: str) -> None:
     for module in ("aiohttp", *modules):
         if importlib.util.find_spec(module) is None:
-            missing(f"{module} is not installed: pip install 'ringloop[services]'")
+            missing(f"{module} is not installed: make test-services does that")
 
 
 def served(server: str, site: str, driver: str, folder: Path, **options: Any) -> Serving:
@@ -160,6 +160,36 @@ def test_uvicorn_with_several_processes(driver: str, tmp_path: Path) -> None:
     needs(*SERVERS["Uvicorn"], "starlette")
     arguments = ("--workers", "2")
     with Serving("Uvicorn", "starlette_site", driver, tmp_path, arguments=arguments) as serving:
+        _, headers = serving.get("/hello")
+        assert ON_RINGLOOP.match(headers["x-loop"]), headers["x-loop"]
+        assert serving.terminate() in (0, -signal.SIGTERM), serving.said()
+
+
+@pytest.mark.parametrize("how", ["Uvicorn, started by the program", "Uvicorn, unchanged"])
+def test_uvicorn_without_its_command(driver: str, how: str, tmp_path: Path) -> None:
+    needs(*SERVERS["Uvicorn"], "starlette")
+    with Serving(how, "starlette_site", driver, tmp_path) as serving:
+        _, headers = serving.get("/hello")
+        assert ON_RINGLOOP.match(headers["x-loop"]), headers["x-loop"]
+        assert serving.terminate() in (0, -signal.SIGTERM), serving.said()
+
+
+def test_a_script_that_leaves_the_loop_to_uvicorn(driver: str, tmp_path: Path) -> None:
+    needs(*SERVERS["Uvicorn"], "starlette")
+
+    def without_loop(text: str) -> str:
+        assert ', loop="ringloop:new_event_loop"' in text
+        return text.replace(', loop="ringloop:new_event_loop"', "")
+
+    serving = Serving(
+        "Uvicorn, started by the program",
+        "starlette_site",
+        driver,
+        tmp_path,
+        edit=without_loop,
+    )
+    serving.command = ["ringloop", "run", "serve.py"]
+    with serving:
         _, headers = serving.get("/hello")
         assert ON_RINGLOOP.match(headers["x-loop"]), headers["x-loop"]
         assert serving.terminate() in (0, -signal.SIGTERM), serving.said()
