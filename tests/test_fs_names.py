@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ringloop import fs
+from ringloop.fs import _write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +146,72 @@ def test_whole_files_are_written_and_copied(files_run: Run, tmp_path: Path) -> N
 
     files_run(main())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "file", "proc", "t", "u"]
+
+
+def test_what_is_no_bytes_empties_no_file(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    async def main() -> None:
+        for atomic in (False, True):
+            for nonsense in ("str", None, 7):
+                with pytest.raises(TypeError):
+                    await fs.write_bytes(path, nonsense, atomic=atomic)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            await fs.Path(path).write_bytes("str")  # type: ignore[arg-type]
+        assert path.read_bytes() == b"old"
+        assert await fs.write_bytes(path, array.array("i")) == 0
+        assert await fs.write_bytes(path, array.array("H", [1, 2])) == 4
+        assert path.stat().st_size == 4
+
+    files_run(main())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_atomic_write_is_never_open_to_more_than_the_old_file(
+    files_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    write_all = _write._write_all
+    seen = []
+
+    async def watched(f: Any, data: Any) -> int:
+        seen.append(stat.S_IMODE(os.fstat(f.fileno()).st_mode))
+        size = await write_all(f, data)
+        seen.append(stat.S_IMODE(os.fstat(f.fileno()).st_mode))
+        return size
+
+    monkeypatch.setattr(_write, "_write_all", watched)
+
+    async def main() -> None:
+        for mode in (0o600, 0o640, 0o400, 0o2755):
+            path.write_bytes(b"old")
+            path.chmod(mode)
+            await fs.write_bytes(path, b"secret", atomic=True)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+            assert {m | mode for m in seen} <= {mode, mode | 0o600}
+            path.unlink()
+        await fs.write_bytes(path, b"new", atomic=True)
+        made = tmp_path / "made"
+        made.touch()
+        assert path.stat().st_mode == made.stat().st_mode
+
+    files_run(main())
+
+
+@pytest.mark.parametrize(
+    "name", ["\u65e5" * 85, "x" * 255, b"\xff" * 255], ids=["wide", "long", "bytes"]
+)
+def test_an_atomic_write_takes_every_name(files_run: Run, tmp_path: Path, name: Any) -> None:
+    folder = os.fsencode(tmp_path) if isinstance(name, bytes) else str(tmp_path)
+    path: Any = os.path.join(folder, name)
+
+    async def main() -> None:
+        assert await fs.write_bytes(path, b"data", atomic=True) == 4
+        assert await fs.read_bytes(path) == b"data"
+        assert len(await fs.listdir(tmp_path)) == 1
+
+    files_run(main())
 
 
 def test_sendfile(files_run: Run, tmp_path: Path) -> None:

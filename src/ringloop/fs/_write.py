@@ -7,9 +7,10 @@ import io
 import os
 import secrets
 import stat as _stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ringloop.fs._meta import rename, stat, unlink
+from ringloop.fs._meta import rename, unlink
 from ringloop.fs._open import open as open_file
 from ringloop.fs._threads import run
 from ringloop.fs._whole import read_bytes
@@ -35,58 +36,75 @@ async def write_bytes(path: Any, data: Buffer, *, atomic: bool = False) -> int:
     looks, also after a crash or a cancelled call, finds all of the old or all of the new.
     The permissions stay; the owner does not, and a symbolic link is replaced.
     """
+    # Before the file is opened, which empties it.
+    view: Buffer = data if isinstance(data, bytes) else _as_bytes(data)
     if not atomic:
         async with open_file(path, "wb", buffering=0) as f:
-            return await _write_all(f, data)
-    folder, name = os.path.split(os.fspath(path))
-    mark = secrets.token_hex(6)
-    beside: Any = os.path.join(
-        folder, b"." + name[:200] + b"." + mark.encode() if isinstance(name, bytes) else
-        f".{name[:200]}.{mark}",
-    )  # fmt: skip
-    opening = asyncio.ensure_future(open_file(beside, "xb", buffering=0))
+            return await _write_all(f, view)
+    fd, beside, mode = await run(_create_beside, path, dropped=_forget)
     try:
-        # Whatever comes, wait for the open: else it might make the file after we removed it.
-        await asyncio.wait([opening])
-    except asyncio.CancelledError:
-        await asyncio.wait([opening])
-        if opening.exception() is None:
-            await opening.result().close()
-            await _discard(beside)
+        f = await open_file(fd, "wb", buffering=0)
+    except BaseException:
+        _forget((fd, beside, mode))
         raise
-    made = opening.exception() is None
     try:
-        async with await opening as f:
-            size = await _write_all(f, data)
-            try:
-                mode = _stat.S_IMODE((await stat(path)).st_mode)
-            except FileNotFoundError:
-                pass
-            else:
-                await run(os.fchmod, f.fileno(), mode)
+        async with f:
+            size = await _write_all(f, view)
+            if mode is not None:
+                await run(_set_mode, os.dup(f.fileno()), mode)
             await f.fsync()
         await rename(beside, path)
-        made = False
-    finally:
-        if made:
-            await asyncio.shield(_discard(beside))
+    except BaseException:
+        await asyncio.shield(_discard(beside))
+        raise
     return size
 
 
-async def _write_all(f: Any, data: Buffer) -> int:
-    view = memoryview(data).cast("B") if not isinstance(data, bytes) else data
-    size = len(view)
+def _as_bytes(data: Buffer) -> memoryview:
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _create_beside(path: Any) -> tuple[int, Any, int | None]:
+    """A new file in the same directory, its path, and the permissions that it is to have.
+
+    Where it is to replace a file, only the owner has access to it until it is complete.
+    """
+    mode = None
+    with suppress(FileNotFoundError):
+        mode = _stat.S_IMODE(os.stat(path).st_mode)
+    folder = os.path.dirname(os.fspath(path))
+    name = f".{secrets.token_hex(6)}.tmp"
+    beside = os.path.join(folder, name.encode() if isinstance(folder, bytes) else name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(beside, flags, 0o666 if mode is None else 0o600), beside, mode
+
+
+def _forget(made: tuple[int, Any, int | None]) -> None:
+    os.close(made[0])
+    with suppress(OSError):
+        os.unlink(made[1])
+
+
+def _set_mode(fd: int, mode: int) -> None:
+    """Of a descriptor of its own: a cancelled call closes the file and does not wait for this."""
+    try:
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+async def _write_all(f: Any, data: Any) -> int:
+    size = len(data)
     done = 0
     while done < size:
-        done += await f.write(view[done:] if done else view)
+        done += await f.write(memoryview(data)[done:] if done else data)
     return size
 
 
 async def _discard(path: Any) -> None:
-    try:
+    with suppress(OSError):  # it was renamed
         await unlink(path)
-    except OSError:
-        pass  # it was renamed, or never made
 
 
 async def write_text(
