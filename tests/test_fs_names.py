@@ -6,6 +6,7 @@ import array
 import asyncio
 import os
 import pathlib
+import resource
 import socket
 import stat
 from typing import TYPE_CHECKING, Any
@@ -210,6 +211,31 @@ def test_an_atomic_write_takes_every_name(files_run: Run, tmp_path: Path, name: 
         assert await fs.write_bytes(path, b"data", atomic=True) == 4
         assert await fs.read_bytes(path) == b"data"
         assert len(await fs.listdir(tmp_path)) == 1
+
+    files_run(main())
+
+
+def test_what_exists_does_so_without_a_descriptor_to_spare(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+
+    async def main() -> None:
+        await fs.listdir(tmp_path)  # a thread is there
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                await fs.read_bytes(path)
+            assert await fs.exists(path)
+            assert await fs.isfile(path)
+            assert await fs.isdir(tmp_path)
+            assert await fs.islink(tmp_path / "link")
+            assert await fs.getsize(path) == 1
+            assert not await fs.exists(tmp_path / "missing")
+            assert await fs.Path(path).exists()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     files_run(main())
 

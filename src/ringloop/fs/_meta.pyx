@@ -7,7 +7,7 @@ from libc.stdint cimport uint64_t
 
 import os
 
-from ringloop._sys.errno cimport EAGAIN, EINVAL, ENOSYS, EPERM
+from ringloop._sys.errno cimport EAGAIN, EINVAL, EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM
 from ringloop._sys.files cimport (
     AT_FDCWD, AT_REMOVEDIR, O_CLOEXEC, O_NOFOLLOW, O_PATH, RL_OP_LINKAT, RL_OP_MKDIRAT,
     RL_OP_RENAMEAT, RL_OP_SYMLINKAT, RL_OP_UNLINKAT, known_stat, rl_open_cached, stat_t,
@@ -102,6 +102,8 @@ cdef class StatCall(Call):
         charge(0)
         if fd == -EAGAIN or fd == -EINVAL or fd == -ENOSYS or fd == -EPERM:
             return PENDING
+        if fd == -EMFILE or fd == -ENFILE or fd == -ENOMEM:
+            return PENDING  # stat(2) needs no descriptor
         if fd < 0:
             raise OSError(-fd, os.strerror(-fd), os.fspath(self.path))
         try:
