@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import threading
@@ -410,6 +411,123 @@ def test_calls_on_one_file_take_turns(files_run: Run, tmp_path: Path) -> None:
         async with fs.open(tmp_path / "b", "wb") as f:
             await asyncio.gather(*[f.write(b"%02d" % i * 10_000) for i in range(50)])
         assert (tmp_path / "b").read_bytes() == b"".join(b"%02d" % i * 10_000 for i in range(50))
+
+    files_run(main())
+
+
+def test_what_came_just_before_the_cancellation_is_given_back(
+    files_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread's result is there, but the task has not seen it yet when it is cancelled."""
+    (tmp_path / "a").write_bytes(b"a")
+    submit = _threads._pool.submit
+
+    def submit_and_cancel(job: Any) -> None:
+        loop, execute, finish = job
+        task = asyncio.current_task()
+        assert task is not None
+
+        def finish_and_cancel() -> None:
+            finish()
+            task.cancel()
+
+        submit((loop, execute, finish_and_cancel))
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, c: complaints.append(c))
+        makers: list[Callable[[], Any]] = [
+            lambda: fs.open(tmp_path / "a", "rb", opener=os.open),
+            lambda: fs.tempfile.NamedTemporaryFile(dir=tmp_path),
+            lambda: fs.tempfile.TemporaryFile(dir=tmp_path),
+            lambda: fs.tempfile.TemporaryDirectory(dir=tmp_path),
+            lambda: aiofiles.tempfile.TemporaryDirectory(dir=tmp_path),
+            lambda: fs.write_bytes(tmp_path / "a", b"new", atomic=True),
+            lambda: _threads.run(fail),
+        ]
+        for make in makers:
+
+            async def use(make: Callable[[], Any] = make) -> None:
+                await make()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(_threads._pool, "submit", submit_and_cancel)
+                task = asyncio.create_task(use())
+                await asyncio.wait([task])
+            assert task.cancelled()
+            del task
+            await settled()
+            assert [p.name for p in tmp_path.iterdir()] == ["a"]
+        gc.collect()
+        assert not complaints
+
+    files_run(main())
+    assert (tmp_path / "a").read_bytes() == b"a"
+
+
+class SlowEntries:
+    """As os.scandir() gives it, but reading waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Event()
+        self.go_on = threading.Event()
+        self.closed_by: list[str] = []
+
+    def __iter__(self) -> SlowEntries:
+        return self
+
+    def __next__(self) -> Any:
+        self.reading.set()
+        self.go_on.wait(10)
+        self.reading.clear()
+        raise StopIteration
+
+    def close(self) -> None:
+        assert not self.reading.is_set(), "closed while it is read"
+        self.closed_by.append(threading.current_thread().name)
+
+
+def test_a_directory_is_not_closed_while_a_thread_reads_it(
+    files_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = SlowEntries()
+    monkeypatch.setattr(os, "scandir", lambda path: entries)
+
+    async def main() -> None:
+        async with fs.scandir("x") as found:
+            reading = asyncio.ensure_future(anext(found))
+            while not entries.reading.is_set():
+                await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait([reading])
+        assert [entry async for entry in found] == []
+        assert not entries.closed_by
+        entries.go_on.set()
+        await settled()
+        assert entries.closed_by == ["ringloop-fs"]
+
+    files_run(main())
+
+
+def test_a_directory_is_read_by_two_tasks(files_run: Run, tmp_path: Path) -> None:
+    for i in range(1000):
+        (tmp_path / str(i)).touch()
+
+    async def main() -> None:
+        async with fs.scandir(tmp_path) as entries:
+
+            async def take() -> list[str]:
+                names = []
+                async for entry in entries:
+                    names.append(entry.name)
+                    await asyncio.sleep(0)
+                return names
+
+            a, b = await asyncio.gather(take(), take())
+        assert sorted(a + b, key=int) == [str(i) for i in range(1000)]
 
     files_run(main())
 

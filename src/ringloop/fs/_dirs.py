@@ -236,19 +236,36 @@ class Scandir:
         self._iterator: Any = None
         self._found: list[os.DirEntry[str]] = []
         self._over = False
+        # Held while a thread reads: closing the directory meanwhile frees what it reads from.
+        self._reading = threading.Lock()
 
     def _fetch(self) -> list[os.DirEntry[str]]:
-        if self._iterator is None:
-            self._iterator = os.scandir(self._path)
-        found = _take(self._iterator, BATCH)
-        for entry in found:
-            if entry.is_symlink():
-                with suppress(OSError):
-                    entry.is_dir()  # asks the file system once, here
+        found: list[os.DirEntry[str]] = []
+        try:
+            with self._reading:
+                if self._over:
+                    return found
+                if self._iterator is None:
+                    self._iterator = os.scandir(self._path)
+                found = _take(self._iterator, BATCH)
+                for entry in found:
+                    if entry.is_symlink():
+                        with suppress(OSError):
+                            entry.is_dir()  # asks the file system once, here
+        finally:
+            if self._over or not found:
+                self._close()
         found.reverse()
-        if not found or self._over:
-            self._iterator.close()
         return found
+
+    def _close(self) -> None:
+        """Close the directory; if a thread reads it, that thread does so afterwards."""
+        if self._reading.acquire(blocking=False):
+            try:
+                if self._iterator is not None:
+                    self._iterator.close()
+            finally:
+                self._reading.release()
 
     def __aiter__(self) -> Self:
         return self
@@ -256,11 +273,12 @@ class Scandir:
     async def __anext__(self) -> os.DirEntry[str]:
         if not self._found and not self._over:
             try:
-                self._found = await run(self._fetch)
+                found = await run(self._fetch)
             except BaseException:
                 self._over = True  # a thread that is at it yet closes it
                 raise
-            self._over = not self._found
+            self._over = not found
+            self._found[:0] = found  # another task may have brought some meanwhile
         if not self._found:
             raise StopAsyncIteration
         return self._found.pop()
@@ -269,8 +287,7 @@ class Scandir:
         """Close the directory."""
         self._found = []
         self._over = True
-        if self._iterator is not None:
-            self._iterator.close()
+        self._close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -80,8 +80,8 @@ async def run(
     Cancelling does not stop the thread: what it gives then goes to `dropped`.
     """
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-    outcome: list[Any] = []
+    future: asyncio.Future[None] = loop.create_future()
+    outcome: list[Any] = []  # the result, or None and an exception
 
     def execute() -> None:
         try:
@@ -89,19 +89,28 @@ async def run(
         except BaseException as exc:
             outcome.extend((None, exc))
 
+    def drop() -> None:
+        if len(outcome) == 1 and dropped is not None:
+            dropped(outcome[0])
+
     def finish() -> None:
         if future.done():
-            if len(outcome) == 1 and dropped is not None:
-                dropped(outcome[0])
-        elif len(outcome) == 1:
-            future.set_result(outcome[0])
-        elif isinstance(outcome[1], StopIteration):
-            future.set_exception(RuntimeError("StopIteration in a thread"))
+            drop()
         else:
-            future.set_exception(outcome[1])
+            future.set_result(None)
 
     (pool or _pool).submit((loop, execute, finish))
-    return await future
+    try:
+        await future
+    except BaseException:
+        future.cancel()
+        if not future.cancelled():
+            drop()  # it came just before
+        raise
+    if len(outcome) == 2:
+        raise outcome.pop()
+    result: T = outcome[0]
+    return result
 
 
 def submit_alone(
