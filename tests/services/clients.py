@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POOL = 10  # connections
-PATIENCE_S = 3  # of a pool whose server is away
+PATIENCE_S = 60  # for an operation or a connection, also behind a thousand others
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,19 @@ class Client:
     modules: ClassVar[tuple[str, ...]]
     service: ClassVar[Service | None] = None
 
-    def __init__(self, at: Service | None, folder: Path, ca: Path | None = None) -> None:
+    def __init__(
+        self,
+        at: Service | None,
+        folder: Path,
+        ca: Path | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """`at` is the server, `folder` for files, `ca` whom to trust; without it no TLS."""
         if at is not None:
             self.at = at
         self.folder = folder
         self.ca = ca
+        self.patience_s = patience_s
         self.tls = ca and ssl.create_default_context(cafile=ca)
 
     @contextlib.asynccontextmanager
@@ -194,7 +201,7 @@ class Psycopg(_Sql):
             min_size=1,
             max_size=POOL,
             max_waiting=0,
-            timeout=PATIENCE_S,
+            timeout=self.patience_s,
             open=False,
         )
         await self.pool.open(wait=True)
@@ -267,7 +274,7 @@ class Aiopg(_CursorPool):
             **_libpq_tls(self.ca),
             minsize=1,
             maxsize=POOL,
-            timeout=PATIENCE_S,
+            timeout=self.patience_s,
         )
 
     async def close(self) -> None:
@@ -294,7 +301,7 @@ class Aiomysql(_CursorPool):
             db=self.at.database,
             minsize=1,
             maxsize=POOL,
-            connect_timeout=PATIENCE_S,
+            connect_timeout=self.patience_s,
             ssl=self.tls,
         )
 
@@ -344,7 +351,7 @@ class _SqlAlchemy(_Sql):
             self.url(),
             pool_size=POOL,
             max_overflow=0,
-            pool_timeout=PATIENCE_S,
+            pool_timeout=self.patience_s,
             connect_args={"ssl": self.tls} if self.tls else {},
         )
         async with self.engine.connect():
@@ -407,7 +414,7 @@ class Redis(Client):
             host=self.at.host,
             port=self.at.port,
             max_connections=POOL,
-            timeout=PATIENCE_S,
+            timeout=self.patience_s,
             **(tls if self.tls else {}),
         )
         self.redis = redis.Redis.from_pool(pool)
@@ -488,7 +495,7 @@ class Aiomqtt(Client):
         self.client = aiomqtt.Client(
             self.at.host,
             self.at.port,
-            timeout=PATIENCE_S,
+            timeout=self.patience_s,
             tls_context=self.tls,
             max_queued_outgoing_messages=0,
             max_inflight_messages=1000,
@@ -547,7 +554,7 @@ class NatsPy(Client):
 
     async def ask(self, number: int) -> int:
         """JetStream acknowledges."""
-        await self.jetstream.publish(self.stream, str(number).encode(), timeout=PATIENCE_S)
+        await self.jetstream.publish(self.stream, str(number).encode(), timeout=self.patience_s)
         return number
 
     async def promise(self) -> list[int]:
@@ -555,7 +562,7 @@ class NatsPy(Client):
         subscription = await self.jetstream.pull_subscribe(self.stream, durable="one")
         for number in (1, 2):
             await self.ask(number)
-        for message in await subscription.fetch(2, timeout=PATIENCE_S):
+        for message in await subscription.fetch(2, timeout=self.patience_s):
             if message.data == b"1":
                 await message.ack_sync()
                 found.append(1)

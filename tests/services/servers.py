@@ -60,6 +60,7 @@ class Server:
             for path in (self.folder, self.certificate):
                 shutil.chown(path, self.user)
         self._running: subprocess.Popen[bytes] | None = None
+        self._frozen = False
         self.log = self.folder / "log"
         self.prepare()
 
@@ -83,6 +84,10 @@ class Server:
             return False
         return True
 
+    def is_up(self) -> bool:
+        running = self._running is not None and self._running.poll() is None
+        return running and not self._frozen and self.ready()
+
     def run(self, *command: str) -> None:
         with self.log.open("ab") as log:
             subprocess.run(
@@ -91,6 +96,7 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
+        self._frozen = False
         with self.log.open("ab") as log:
             self._running = subprocess.Popen(
                 self.command(),
@@ -122,6 +128,7 @@ class Server:
 
     def freeze(self) -> None:
         """From now on it takes what comes, and answers nothing."""
+        self._frozen = True
         self._signal(signal.SIGSTOP)
 
     def kill(self) -> None:

@@ -26,6 +26,7 @@ OPERATIONS = 1000
 IN_FLIGHT = 200
 OPERATION_S = 10
 RECONNECT_S = 20
+IMPATIENCE_S = 3  # of a client that loses its server
 LATE_S = 3  # a busy machine
 TEST_S = 90
 
@@ -61,22 +62,25 @@ def of_a_server(client_class: type[Client]) -> type[Client]:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[dict[Service, Server]]:
-    """The servers of the tests' own that are up."""
-    up: dict[Service, Server] = {}
-    yield up
-    for server in up.values():
+    """The servers of the tests' own."""
+    ours: dict[Service, Server] = {}
+    yield ours
+    for server in ours.values():
         server.remove()
 
 
 @pytest.fixture
 def server(of_a_server: type[Client], servers: dict[Service, Server]) -> Server:
-    """One of our own, for this client."""
+    """One of our own for this client, up whatever the test before did to it."""
     service = of_a_server.service
     assert service is not None
     if service not in servers:
         servers[service] = SERVERS[service]()
-        servers[service].start()
-    return servers[service]
+    server = servers[service]
+    if not server.is_up():
+        server.kill()
+        server.start()
+    return server
 
 
 async def settled(before: set[asyncio.Task[Any]]) -> None:
@@ -160,7 +164,7 @@ def test_connections_that_are_reset(
         before = asyncio.all_tasks()
         with Proxy((service.host, service.port)) as proxy:
             at = replace(service, host="127.0.0.1", port=proxy.port)
-            async with of_a_server(at, tmp_path).open() as client:
+            async with of_a_server(at, tmp_path, patience_s=IMPATIENCE_S).open() as client:
                 assert await ask(client, 1) == 1
                 proxy.hold()
                 asked = [asyncio.create_task(ask(client, n)) for n in range(IN_FLIGHT)]
@@ -200,7 +204,8 @@ def test_server_restarted_under_operations_in_flight(
 
     async def main() -> None:
         before = asyncio.all_tasks()
-        async with of_a_server(at, tmp_path, server.ca).open() as client:
+        adapter = of_a_server(at, tmp_path, server.ca, IMPATIENCE_S)
+        async with adapter.open() as client:
             assert await ask(client, 1) == 1
             server.freeze()
             asked = [asyncio.create_task(timed(client, n)) for n in range(IN_FLIGHT)]
