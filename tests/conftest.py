@@ -7,13 +7,13 @@ import gc
 import os
 import signal
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 import drivers
 import ringloop
+from machine import open_fds
 from ringloop._driver.choose import why_not_uring
 from ringloop._tls import choose
 from ringloop._tls.openssl import why_not_direct
@@ -69,17 +69,6 @@ def driver(request: pytest.FixtureRequest) -> str:
             pytest.fail(f"CI must test io_uring, but {reason}")
         pytest.skip(reason)
     return name
-
-
-def open_fds() -> dict[int, str]:
-    """The process's open file descriptors and what they are."""
-    found = {}
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found[int(entry.name)] = str(entry.readlink())
-        except FileNotFoundError:
-            pass  # the directory's own, gone by now
-    return found
 
 
 @pytest.fixture

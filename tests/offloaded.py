@@ -11,9 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ringloop.offload import cancelled, report
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TIMEOUT_S = 20
 
@@ -39,13 +42,19 @@ def sleep(delay_s: float) -> None:
     time.sleep(delay_s)
 
 
-def report_pid_and_wait(delay_s: float) -> None:
-    report(os.getpid())
-    time.sleep(delay_s)
+def pid_when_there_is(path: Path) -> int:
+    """For as long as the test likes."""
+    report("begun")
+    deadline = time.monotonic() + TIMEOUT_S
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return os.getpid()
 
 
 def report_pid_and_sleep() -> None:
-    report_pid_and_wait(TIMEOUT_S)
+    report(os.getpid())
+    time.sleep(TIMEOUT_S)
 
 
 def report_pid_and_hold_the_gil() -> None:

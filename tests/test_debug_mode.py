@@ -46,6 +46,16 @@ def spend(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def slow_warning(caplog: pytest.LogCaptureFixture, name: str) -> tuple[str, float]:
+    """The longest of the warnings that have this name in what was slow.
+
+    There may be others: a machine that is busy elsewhere makes any callback slow.
+    """
+    found = [(what, seconds) for what, seconds in slow_warnings(caplog) if name in what]
+    assert found, slow_warnings(caplog)
+    return max(found, key=lambda warning: warning[1])
+
+
 def slow_warnings(caplog: pytest.LogCaptureFixture) -> list[tuple[str, float]]:
     """(what, seconds) of each warning about a slow callback."""
     found = []
@@ -75,8 +85,7 @@ def test_a_slow_callback_is_named_with_its_duration(
     else:
         getattr(debug_loop, schedule)(spend, SLOW_S * 2)
     run_briefly(debug_loop)
-    ((what, seconds),) = slow_warnings(caplog)
-    assert "spend" in what
+    what, seconds = slow_warning(caplog, "spend")
     assert HERE in what
     assert SLOW_S * 2 <= seconds < 5
 
@@ -88,8 +97,7 @@ def test_a_slow_step_of_a_task_is_named_by_its_coroutine(
         time.sleep(SLOW_S * 2)
 
     debug_loop.run_until_complete(slow_coroutine())
-    ((what, seconds),) = slow_warnings(caplog)
-    assert "slow_coroutine" in what
+    _, seconds = slow_warning(caplog, "slow_coroutine")
     assert seconds >= SLOW_S * 2
 
 
@@ -153,8 +161,7 @@ def test_a_slow_protocol_is_named_by_its_transport(
         await protocol.lost
 
     run(main())
-    ((what, seconds),) = slow_warnings(caplog)
-    assert "Transport" in what
+    _, seconds = slow_warning(caplog, "Transport")
     assert seconds >= SLOW_S * 2
 
 
@@ -178,8 +185,7 @@ def test_a_slow_protocol_factory_of_a_server_is_named(
         server.close()
 
     run(main())
-    ((what, seconds),) = slow_warnings(caplog)
-    assert "127.0.0.1" in what
+    _, seconds = slow_warning(caplog, "127.0.0.1")
     assert seconds >= SLOW_S * 2
 
 
@@ -202,8 +208,7 @@ def test_a_slow_reader_is_named(
         await done
 
     run(main())
-    ((what, seconds),) = slow_warnings(caplog)
-    assert "slow_reader" in what
+    _, seconds = slow_warning(caplog, "slow_reader")
     assert seconds >= SLOW_S * 2
 
 

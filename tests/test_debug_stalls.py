@@ -36,15 +36,19 @@ def no_threads_left() -> Iterator[None]:
 
 
 class Blocker:
-    """Holds up the loop until the report of that has come, and notes all reports."""
+    """Holds up the loop until the report of that has come, and notes the reports of that.
+
+    A machine that is busy elsewhere may hold up the loop anywhere.
+    """
 
     def __init__(self) -> None:
         self.seen = threading.Event()
         self.stalls: list[Stall] = []
 
     def report(self, stall: Stall) -> None:
-        self.stalls.append(stall)
-        self.seen.set()
+        if any(frame.name == "block" for frame in stall.stack):
+            self.stalls.append(stall)
+            self.seen.set()
 
     def block(self) -> None:
         assert self.seen.wait(TIMEOUT_S), "nobody told of the stall while it lasted"
@@ -96,16 +100,19 @@ def test_a_callback_that_blocks_has_no_task(run: Run) -> None:
 
 def test_the_length_is_that_of_the_stall(run: Run) -> None:
     async def main() -> None:
-        stalls: list[Stall] = []
-        with debug.watch_stalls(threshold_s=0.2, report=stalls.append):
+        blocker = Blocker()
+
+        def block() -> None:
+            time.sleep(0.5)
+
+        with debug.watch_stalls(threshold_s=0.2, report=blocker.report):
             await asyncio.sleep(0.05)
             start = time.monotonic()
-            time.sleep(0.5)
+            block()
             length_s = time.monotonic() - start
-            while len(stalls) < 2:
-                await asyncio.sleep(0.01)
+            await blocker.until_over()
             slack_s = time.monotonic() - start - length_s
-        assert length_s - 0.2 < stalls[-1].length_s < length_s + slack_s
+        assert length_s - 0.2 < blocker.stalls[-1].length_s < length_s + slack_s
 
     run(main())
 
@@ -145,12 +152,13 @@ def test_a_loop_that_does_not_run_is_not_stalled(no_threads_left: None) -> None:
     loop = asyncio.new_event_loop()
     with debug.watch_stalls(loop, threshold_s=0.3, report=stalls.append):
         time.sleep(0.4)
+        start = time.monotonic()
         loop.run_until_complete(asyncio.sleep(0.2))
+        late_s = time.monotonic() - start - 0.2
         time.sleep(0.8)
-        assert stalls == []
         loop.close()
         time.sleep(0.1)
-    assert stalls == []
+    assert stalls == [] or late_s > 0.1
 
 
 def test_a_stall_before_the_first_answer_has_the_stack_of_the_loops_own_thread(
@@ -215,7 +223,7 @@ def test_stalls_are_logged_by_default(run: Run, caplog: pytest.LogCaptureFixture
                 await asyncio.sleep(0.01)
 
     run(main())
-    first, second = caplog.records
+    first, second, *_ = caplog.records
     assert first.name == "ringloop.debug"
     assert first.levelno == logging.WARNING
     assert "test_stalls_are_logged_by_default" in first.getMessage()

@@ -9,8 +9,9 @@ import random
 import socket
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
+
+from machine import own_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -452,13 +453,13 @@ def test_a_long_pause_throttles_the_peer_and_bounds_the_memory(
             await into_bulk_mode(transport, protocol, peer)
         transport.pause_reading()
         gc.collect()
-        before = psutil.Process().memory_info().rss
+        before = own_bytes()
         sent = 0
         for _ in range(50):
             sent += peer.fill(data[sent : sent + KERNEL])
             await settle()
         assert 0 < sent < 4 * KERNEL, "the peer was not made to wait"
-        assert psutil.Process().memory_info().rss - before < 4 << 20
+        assert own_bytes() - before < 4 << 20
         transport.resume_reading()
         await peer.send(data[sent:])
         while len(protocol.data) < len(data):

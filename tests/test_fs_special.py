@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from machine import Punctuality
 from ringloop import fs
 from ringloop.fs import _threads
 
@@ -509,7 +510,7 @@ def test_files_that_shrink_while_they_are_read(files_run: Run, tmp_path: Path, c
                         await asyncio.sleep(0)
                     os.truncate(path, 4_000_000)
                     got = await reading
-                    assert len(got) >= 4_000_000 or (turns == 0 and len(got) == 4_000_000)
+                    assert len(got) >= 4_000_000
                     # What was there in time, and no byte that never was; the kernel may
                     # show zeros for the page in which the end fell.
                     assert got[:4_000_000] == data[:4_000_000]
@@ -581,5 +582,6 @@ def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away
         finally:
             ticking.cancel()
 
-    files_run(main(), timeout=60)
-    assert late < 0.4, f"the loop was blocked for {late:.2f} s"
+    with Punctuality() as machine:
+        files_run(main(), timeout=60)
+    assert late < 0.4 + machine.late_s, f"the loop was blocked for {late:.2f} s"

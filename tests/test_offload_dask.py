@@ -19,9 +19,11 @@ from ringloop import offload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 Run = Any
 TIMEOUT_S = 60
+THREADS = 4  # of the worker
 
 # What Dask and Tornado warn of is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,7 +50,7 @@ def cluster(dask_is_there: None) -> Iterator[Any]:
     with (
         importlib.import_module("dask").config.set(once),
         dask_module().LocalCluster(
-            n_workers=1, threads_per_worker=4, processes=True, dashboard_address=None
+            n_workers=1, threads_per_worker=THREADS, processes=True, dashboard_address=None
         ) as cluster,
     ):
         yield cluster
@@ -141,16 +143,25 @@ def test_progress_comes_in_order_and_before_the_result(run: Run) -> None:
     run(main)
 
 
-def test_a_cancelled_call_that_waits_does_not_begin(run: Run) -> None:
+def test_a_cancelled_call_that_waits_does_not_begin(run: Run, tmp_path: Path) -> None:
     async def main(dask: offload.Dask) -> None:
+        go = tmp_path / "go"
         begun: list[Any] = []
-        places = [asyncio.create_task(dask.run(offloaded.sleep, 1)) for _ in range(4)]
-        await asyncio.sleep(0.2)  # all threads of the worker are taken, more or less
+        taken: asyncio.Queue[Any] = asyncio.Queue()
+        places = [
+            asyncio.create_task(
+                dask.run(offloaded.pid_when_there_is, go, progress=taken.put_nowait)
+            )
+            for _ in range(THREADS)
+        ]
+        for _ in places:
+            await taken.get()
         task = asyncio.create_task(dask.run(offloaded.until_cancelled, progress=begun.append))
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        go.touch()
         await asyncio.gather(*places)
         assert await dask.run(offloaded.square, 2) == 4
         assert begun == []
@@ -158,28 +169,33 @@ def test_a_cancelled_call_that_waits_does_not_begin(run: Run) -> None:
     run(main)
 
 
-def test_a_cancelled_call_that_runs_ends_here(run: Run) -> None:
+def test_a_cancelled_call_that_runs_ends_here(run: Run, tmp_path: Path) -> None:
     async def main(dask: offload.Dask) -> None:
+        go = tmp_path / "go"
         begun = asyncio.Event()
         task = asyncio.create_task(
-            dask.run(offloaded.report_pid_and_wait, 1.5, progress=lambda pid: begun.set())
+            dask.run(offloaded.pid_when_there_is, go, progress=lambda _: begun.set())
         )
         await begun.wait()
         start = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < offloaded.TIMEOUT_S / 2
+        go.touch()
         assert await dask.run(offloaded.square, 2) == 4
 
     run(main)
 
 
-def test_equal_calls_do_not_share_their_fate(run: Run) -> None:
+def test_equal_calls_do_not_share_their_fate(run: Run, tmp_path: Path) -> None:
     async def main(dask: offload.Dask) -> None:
-        one, two = (asyncio.create_task(dask.run(offloaded.pid_after, 0.3)) for _ in range(2))
-        await asyncio.sleep(0.1)
+        go = tmp_path / "go"
+        calls = (dask.run(offloaded.pid_when_there_is, go) for _ in range(2))
+        one, two = map(asyncio.create_task, calls)
+        await asyncio.sleep(0.1)  # they run now, more or less
         one.cancel()
+        go.touch()
         assert await two > 0
         with pytest.raises(asyncio.CancelledError):
             await one
@@ -209,11 +225,13 @@ def test_two_hundred_calls_through_a_limiter_of_four(run: Run) -> None:
         async def call(i: int) -> int:
             nonlocal most
             result = await dask.run(offloaded.square, i, limiter=limiter)
-            most = max(most, len(dask.client.futures))
+            there = list(dask.client.futures.values())
+            most = max(most, sum(future.status == "pending" for future in there))
             return result
 
         assert await asyncio.gather(*map(call, range(200))) == [i * i for i in range(200)]
         assert not limiter.locked()
+        assert most <= 4
 
     run(main)
 

@@ -12,12 +12,12 @@ import random
 import socket
 import ssl
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from certificates import Contexts
+from machine import own_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -297,10 +297,6 @@ def test_a_closed_tls_connection_stops_downloading(
     run(main(), 20)
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 # uvloop#565, python/cpython#109534: each TLS connection left some 40 KiB behind.
 @pytest.mark.measures_memory
 @pytest.mark.parametrize("end", ["close", "abort"])
@@ -345,7 +341,7 @@ def test_tls_connections_leave_no_memory_behind(
                     await asyncio.sleep(0)
                     gc.collect()
             made.clear()
-            return resident_bytes()
+            return own_bytes()
 
         await batch()
         before = await batch()

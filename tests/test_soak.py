@@ -65,7 +65,8 @@ async def wait_for_ever(scene):
 async def block(scene):
     time.sleep(3600)
 
-soak = Soak(Settings("epoll", 1.0, 1, hang_after_s=1.0), {globals()[sys.argv[2]]: 1})
+hang_after_s = 1.0 if sys.argv[2] in ("wait_for_ever", "block") else 60.0
+soak = Soak(Settings("epoll", 1.0, 1, hang_after_s), {globals()[sys.argv[2]]: 1})
 passed = soak.run()
 soak.board.conclude()
 for child in kept:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from soak.health import MIB, open_fds
+from machine import open_fds
+from soak.health import MIB
 
 if TYPE_CHECKING:
     from soak.runner import Soak

@@ -6,13 +6,13 @@ import asyncio
 import collections
 import ctypes
 import gc
-import os
 import statistics
 import threading
 from typing import TYPE_CHECKING
 
 import psutil
 
+from machine import open_fds
 from soak.scene import EXECUTOR_THREADS
 
 if TYPE_CHECKING:
@@ -28,17 +28,6 @@ OBJECTS_MAX = 10  # more than in the beginning, of one type
 # Of these so many: two tables of 256, and what the loop keeps for the next call_soon().
 CACHED = {"ringloop._net.peers.Peer": 512, "ringloop._core.handles.Handle": 64 + OBJECTS_MAX}
 WATCHED = ("ringloop", "asyncio", "_asyncio", "soak", "socket", "ssl", "_ssl", "_socket")
-
-
-def open_fds() -> dict[int, str]:
-    """The open file descriptors and what they are."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - this runs often
-        try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
-        except FileNotFoundError:
-            pass  # the directory's own, gone by now
-    return found
 
 
 def count_objects() -> collections.Counter[str]:
