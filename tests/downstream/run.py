@@ -23,12 +23,14 @@ import fnmatch
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import tomllib
 import urllib.request
@@ -86,7 +88,13 @@ class Outcome:
     passed: set[str]
     failed: set[str]
     skipped: int
+    log: Path
     trouble: str = ""
+
+    def end(self) -> str:
+        """Of the log: often all that is left of a machine of CI."""
+        lines = self.log.read_text(errors="replace").splitlines()[-40:]
+        return "\n".join(f"      {line}" for line in lines)
 
 
 def say(text: str) -> None:
@@ -119,12 +127,16 @@ def prepare(suite: Suite, cache: Path) -> tuple[Path, Path]:
     folder = cache / suite.stem
     if not folder.exists():
         say(f"{suite.name}: fetching the sdist of {suite.version}")
-        with tarfile.open(fetch(suite, cache)) as archive:
-            archive.extractall(cache / "unpacking", filter="data")
-        unpacked = cache / "unpacking" / suite.stem
-        if suite.sources:
-            unpacked.joinpath(suite.sources).rename(unpacked / "moved-away")
-        unpacked.rename(folder)
+        sdist = fetch(suite, cache)
+        with (
+            tempfile.TemporaryDirectory(dir=cache) as unpacking,
+            tarfile.open(sdist) as archive,
+        ):
+            archive.extractall(unpacking, filter="data")
+            unpacked = Path(unpacking) / suite.stem
+            if suite.sources:
+                unpacked.joinpath(suite.sources).rename(unpacked / "moved-away")
+            unpacked.rename(folder)
     version = "{}.{}".format(*sys.version_info[:2])
     environment = cache / f"{suite.stem}-python{version}"
     python = environment / "bin" / "python"
@@ -196,10 +208,8 @@ def run_beside(
     folder: Path,
     python: Path,
 ) -> Outcome:
-    xml, log, count = (
-        args.cache / f"{suite.name}-{suite.version}-{loop}.{kind}"
-        for kind in ("xml", "log", "count")
-    )
+    stem = "-".join([suite.name, suite.version, loop, *(re.sub(r"\W+", "-", t) for t in tests)])
+    xml, log, count = (args.cache / f"{stem[:200]}.{kind}" for kind in ("xml", "log", "count"))
     for old in (xml, count):
         old.unlink(missing_ok=True)
     environment = (
@@ -238,15 +248,16 @@ def run_beside(
                 child.wait()
     if not trouble and not xml.exists():
         trouble = f"ended with {child.returncode} and no report"
-    if not trouble and not any(int(n) for n in count.read_text().split()):
+    # Some tests alone may well make none.
+    if not trouble and not tests and not any(int(n) for n in count.read_text().split()):
         trouble = "made no loop of the kind under test"
     if trouble:
-        return Outcome(set(), set(), 0, f"{trouble}, see {log}")
-    return outcome_of(xml)
+        return Outcome(set(), set(), 0, log, f"{trouble}, see {log}")
+    return outcome_of(xml, log)
 
 
-def outcome_of(xml: Path) -> Outcome:
-    outcome = Outcome(set(), set(), 0)
+def outcome_of(xml: Path, log: Path) -> Outcome:
+    outcome = Outcome(set(), set(), 0, log)
     for case in ET.parse(xml).iter("testcase"):
         file = case.get("file", case.get("classname", ""))
         # The class, if any, is what the dotted classname has beyond the file.
@@ -295,7 +306,7 @@ def judge(
         if again.passed and not again.failed and not again.trouble:
             say(f"  {loop}: {test} failed, and passed by itself")
         else:
-            say(f"  {loop}: {test} FAILS, and does not on {CONTROL}")
+            say(f"  {loop}: {test} FAILS, and does not on {CONTROL}\n{again.end()}")
             fine = False
     return fine
 
@@ -339,6 +350,7 @@ def main() -> int:
             table.append(f"{name + ' ' + suite.version:24} {loop:8} {row}")
             say(f"{table[-1]} ({time.monotonic() - start:.0f} s)")
             if outcome.trouble or not outcome.passed:
+                say(outcome.end())
                 fine = False
             elif loop != CONTROL and not outcomes[CONTROL].trouble:
                 fine &= judge(suite, loop, outcome, outcomes[CONTROL], args, expected)
