@@ -65,6 +65,7 @@ def read_all(sock: socket.socket) -> bytes:
 class Protocol(asyncio.Protocol):
     def __init__(self) -> None:
         self.received = b""
+        self.flow: list[str] = []
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
@@ -72,6 +73,12 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(exc)
+
+    def pause_writing(self) -> None:
+        self.flow.append("pause")
+
+    def resume_writing(self) -> None:
+        self.flow.append("resume")
 
 
 async def connected(
@@ -259,6 +266,43 @@ def test_files_that_have_no_descriptor_use_the_fallback(
 
     run(main())
     assert native == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_fallback_waits_for_a_slow_peer(
+    run: Run, loop: ringloop.EventLoop, pair: Pair, cancelled: bool
+) -> None:
+    near, far = pair
+    file = io.BytesIO(DATA)
+    errors: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+
+    async def main() -> None:
+        transport, protocol = await connected(loop, near)
+        task = asyncio.create_task(loop.sendfile(transport, file))
+        await until(lambda: transport._protocol_paused)  # type: ignore[attr-defined]
+        for _ in range(20):  # long enough for as many pieces of the file
+            await loop.run_in_executor(None, int)
+        assert errors == []
+        assert not task.done()
+        assert transport.get_write_buffer_size() <= transport.get_write_buffer_limits()[1] + 16384
+        assert protocol.flow == []
+        if cancelled:
+            task.cancel()
+            await asyncio.wait([task])
+            assert protocol.flow == ["pause"]
+        reading = asyncio.create_task(asyncio.to_thread(read_all, far))
+        sent = file.tell() if cancelled else await task
+        assert transport.get_protocol() is protocol
+        transport.close()
+        assert await reading == DATA[:sent]
+        assert sent == SIZE or cancelled
+        await protocol.lost
+        # Whoever stops the last of the file is told, and told once that there is room again.
+        assert protocol.flow in ([], ["pause", "resume"])
+
+    run(main())
+    assert errors == []
 
 
 def test_files_that_sendfile_refuses_are_not_available_to_it(

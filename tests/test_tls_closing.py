@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import socket
 import ssl
 import struct
@@ -580,6 +581,40 @@ def test_flow_control_of_writing(run: Run, loop: ringloop.EventLoop, contexts: C
             transport.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_sendfile_waits_for_a_slow_peer(
+    run: Run, loop: ringloop.EventLoop, contexts: Contexts, paused: bool
+) -> None:
+    data = bytes(range(256)) * 12_000  # 3 MB
+    errors = noted(loop)
+
+    async def main() -> None:
+        async with Pair(loop, contexts) as pair:
+            transport, events = pair.transport, pair.recorder.events
+            before = b""
+            while paused and "pause" not in events:
+                transport.write(data[:100_000])
+                before += data[:100_000]
+            task = asyncio.ensure_future(loop.sendfile(transport, io.BytesIO(data)))
+            while not transport._protocol_paused:
+                await asyncio.sleep(0)
+            for _ in range(20):  # long enough for as many pieces of the file
+                await loop.run_in_executor(None, int)
+            assert errors == []
+            assert not task.done()
+            assert transport.get_write_buffer_size() < (600_000 if paused else 550_000)
+            assert await pair.peer.readexactly(len(before + data)) == before + data
+            assert await task == len(data)
+            assert transport.get_protocol() is pair.recorder
+            await pair.recorder.until(lambda: events.count("pause") == events.count("resume"))
+            await pair.peer.write(b"and reading goes on")
+            await pair.recorder.until(lambda: len(pair.recorder.data) == 19)
+            transport.close()
+
+    run(main())
+    assert errors == []
 
 
 def test_flow_control_of_reading(run: Run, loop: ringloop.EventLoop, contexts: Contexts) -> None:

@@ -14,6 +14,11 @@ cdef class FlowControl(Sink):
         self.high = 65536
         self.low = 16384
 
+    @property
+    def _loop(self):
+        # asyncio's fallback of sendfile() makes futures of it.
+        return self.loop
+
     def get_write_buffer_size(self):
         return self.wsize
 

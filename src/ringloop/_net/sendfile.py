@@ -83,6 +83,19 @@ class SendfileMethods:
             if resume:
                 transport.resume_reading()
 
+    async def _sendfile_fallback(
+        self, transport: Any, file: BinaryIO, offset: int, count: int | None
+    ) -> int:
+        if offset:
+            file.seek(offset)  # fails before anything has changed
+        try:
+            sent: int = await super()._sendfile_fallback(transport, file, offset, count)  # type: ignore[misc]
+        finally:
+            # asyncio's own protocol was told, and the user's would be resumed all the same.
+            if transport._protocol_paused and not transport.is_closing():
+                transport.get_protocol().pause_writing()
+        return sent
+
     async def _send_file(
         self,
         send: Callable[[int, int, int], int],

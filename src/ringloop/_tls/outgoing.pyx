@@ -138,6 +138,11 @@ cdef class TLSWriteHalf:
 
     # -- flow control ----------------------------------------------------------------
 
+    @property
+    def _loop(self):
+        # asyncio's fallback of sendfile() makes futures of it.
+        return self.loop
+
     def get_write_buffer_size(self):
         """Bytes that the transport below was not given yet."""
         return self.backlog_size + self.engine.untaken()
