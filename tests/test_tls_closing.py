@@ -350,26 +350,95 @@ def test_a_reset_is_an_error(run: Run, loop: ringloop.EventLoop, contexts: Conte
     run(main())
 
 
+async def break_off(pair: Pair, loop: ringloop.EventLoop, good: bytes) -> None:
+    """Send good records and a broken one, all at once."""
+    pair.peer.tls.write(good)
+    records = pair.peer.outgoing.read()
+    pair.peer.tls.write(b"bad")
+    bad = bytearray(pair.peer.outgoing.read())
+    bad[-1] ^= 1
+    await loop.sock_sendall(pair.far, records + bad)
+
+
+@pytest.mark.parametrize("size", [None, 3, 4, 1000])
 def test_a_broken_record_is_an_error_after_the_good_ones(
-    run: Run, loop: ringloop.EventLoop, contexts: Contexts
+    run: Run, loop: ringloop.EventLoop, contexts: Contexts, size: int | None
 ) -> None:
+    class Buffered(Recorder, asyncio.BufferedProtocol):
+        buffer = bytearray(size or 0)
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.data_received(bytes(self.buffer[:nbytes]))
+
     async def main() -> None:
         async with Pair(loop, contexts) as pair:
-            pair.peer.tls.write(b"good")
-            good = pair.peer.outgoing.read()
-            pair.peer.tls.write(b"bad")
-            bad = bytearray(pair.peer.outgoing.read())
-            bad[-1] ^= 1
-            await loop.sock_sendall(pair.far, good + bad)
+            recorder = pair.recorder if size is None else Buffered()
+            recorder.lost = pair.recorder.lost
+            pair.transport.set_protocol(recorder)
+            await break_off(pair, loop, b"good")
             error = await pair.ended()
             assert isinstance(error, ssl.SSLError)
             assert error.reason == "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
             assert error.library == "SSL"
-            assert pair.recorder.data == b"good"
+            assert recorder.data == b"good"
             # and the peer is told
             with pytest.raises(ssl.SSLError) as caught:
                 await pair.peer.read()
             assert caught.value.reason == "SSLV3_ALERT_BAD_RECORD_MAC"
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [4, 40_000, 100_000])
+def test_an_answer_to_the_good_records_does_not_hide_what_is_wrong(
+    run: Run, loop: ringloop.EventLoop, contexts: Contexts, size: int
+) -> None:
+    class Echo(Recorder):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.transport.write(data)
+
+    async def main() -> None:
+        async with Pair(loop, contexts) as pair:
+            recorder = Echo()
+            recorder.transport, recorder.lost = pair.transport, pair.recorder.lost
+            pair.transport.set_protocol(recorder)
+            await break_off(pair, loop, b"x" * size)
+            error = await pair.ended()
+            assert isinstance(error, ssl.SSLError)
+            assert error.reason == "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
+            assert len(recorder.data) == size
+            with pytest.raises(ssl.SSLError) as caught:
+                while await pair.peer.read():
+                    pass
+            assert caught.value.reason == "SSLV3_ALERT_BAD_RECORD_MAC"
+
+    run(main())
+
+
+def test_after_an_error_it_is_still_known_who_the_peer_was(
+    run: Run, loop: ringloop.EventLoop, contexts: Contexts
+) -> None:
+    class Asking(Recorder):
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.known = {
+                name: self.transport.get_extra_info(name)
+                for name in ("peercert", "cipher", "compression")
+            }
+            super().connection_lost(exc)
+
+    async def main() -> None:
+        async with Pair(loop, contexts) as pair:
+            recorder = Asking()
+            recorder.transport, recorder.lost = pair.transport, pair.recorder.lost
+            pair.transport.set_protocol(recorder)
+            await break_off(pair, loop, b"good")
+            assert isinstance(await pair.ended(), ssl.SSLError)
+            assert recorder.known["peercert"]["subject"] == ((("commonName", "localhost"),),)
+            assert recorder.known["cipher"] == pair.transport.get_extra_info("ssl_object").cipher()
 
     run(main())
 

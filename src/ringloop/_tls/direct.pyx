@@ -270,6 +270,8 @@ cdef class DirectEngine(Engine):
 
     cdef Py_ssize_t write(self, const char *p, Py_ssize_t n) except -2:
         cdef int r, why
+        if self.error is not None:
+            raise self.error
         self.make_room(n + (n // RECORD_MAX + 1) * RECORD_ADDS)
         forget_errors()
         r = lib.SSL_write(self.ssl, p, <int>n)

@@ -15,5 +15,5 @@ cdef class MemoryEngine(Engine):
     cdef object sslobj          # the C object in `ssl_object`, or that itself
     cdef object incoming
     cdef object outgoing
-    cdef object error           # an ssl.SSLError that read() has yet to raise
+    cdef object error           # an ssl.SSLError, which is for ever
     cdef bint closed            # close_notify was read

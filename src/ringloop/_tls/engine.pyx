@@ -38,7 +38,8 @@ cdef class Engine:
         """All plaintext there is, up to READ_MAX or so.
 
         None: more ciphertext is needed. Empty: the peer's close_notify. Data comes
-        before the ssl.SSLError that followed it, which the next call raises.
+        before the ssl.SSLError that followed it, which every later call raises, one of
+        read_into() and write(), too.
         """
         raise NotImplementedError
 
@@ -116,14 +117,21 @@ cdef class MemoryEngine(Engine):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     cdef Py_ssize_t read_into(self, char *p, Py_ssize_t n) except -2:
+        if self.error is not None:
+            raise self.error
         try:
             return self.sslobj.read(n, PyMemoryView_FromMemory(p, n, PyBUF_WRITE))
         except _WantRead:
             return -1
         except ssl.SSLZeroReturnError:
             return 0
+        except ssl.SSLError as exc:
+            self.error = exc
+            raise
 
     cdef Py_ssize_t write(self, const char *p, Py_ssize_t n) except -2:
+        if self.error is not None:
+            raise self.error
         try:
             return self.sslobj.write(PyMemoryView_FromMemory(<char *>p, n, PyBUF_READ))
         except _WantRead:

@@ -34,10 +34,6 @@ cdef object _Transport = sslproto._SSLProtocolTransport
 cdef object _BufferedProtocol = asyncio.BufferedProtocol
 cdef tuple _AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
 
-# The extra information that the SSL object has once the handshake is done.
-cdef dict _FROM_SSL_OBJECT = {"peercert": "getpeercert", "cipher": "cipher",
-                              "compression": "compression"}
-
 cdef double positive(object seconds, double default, str name) except -1:
     if seconds is None:
         return default
@@ -195,8 +191,13 @@ cdef class TLSTransport(TLSWriteHalf):
     # -- handshake -------------------------------------------------------------------
 
     cdef int handshake(self) except -1:
+        ssl_object = self.engine.ssl_object
         try:
-            self.engine.ssl_object.do_handshake()
+            ssl_object.do_handshake()
+            # After an error libssl would not say any more who the peer was.
+            self.extra.update(
+                ssl_object=ssl_object, peercert=ssl_object.getpeercert(),
+                cipher=ssl_object.cipher(), compression=ssl_object.compression())
         except _AGAIN:
             self.send()
         except Exception as exc:
@@ -220,7 +221,6 @@ cdef class TLSTransport(TLSWriteHalf):
     cdef int handshake_done(self) except -1:
         self.cancel_timer()
         self.state = OPEN
-        self.extra["ssl_object"] = self.engine.ssl_object
         if not self.told_made:
             self.told_made = True
             self.corked += 1
@@ -444,6 +444,9 @@ cdef class TLSTransport(TLSWriteHalf):
             while got < view.len and n > 0:
                 n = self.engine.read_into(<char *>view.buf + got, view.len - got)
                 got += max(n, 0)
+        except ssl.SSLError:
+            if got == 0:
+                raise  # else the next call does
         finally:
             PyBuffer_Release(&view)
         if got:
@@ -511,9 +514,6 @@ cdef class TLSTransport(TLSWriteHalf):
     def get_extra_info(self, name, default=None):
         """'ssl_object', 'sslcontext', 'peercert', 'cipher', 'compression', or from below."""
         if name in self.extra:
-            return self.extra[name]
-        if name in _FROM_SSL_OBJECT and "ssl_object" in self.extra:
-            self.extra[name] = getattr(self.extra["ssl_object"], _FROM_SSL_OBJECT[name])()
             return self.extra[name]
         if self.lower is not None:
             return self.lower.get_extra_info(name, default)
