@@ -258,11 +258,15 @@ def test_giving_up_wait_closed_does_not_end_it_for_others(run: Run, kind: Any) -
 
 
 @on_both(FAILS)
-def test_wait_closed_ends_whatever_the_reader_does(run: Run, kind: Any) -> None:
-    """asyncio's wait_closed() waits for ever if the reader raises at the end."""
+@pytest.mark.parametrize("how", ["abort", "reset"])
+def test_wait_closed_and_drain_end_whatever_the_reader_does(run: Run, kind: Any, how: str) -> None:
+    """asyncio's wait for ever if the reader raises at the end."""
 
     class Reader(kind.StreamReader):  # type: ignore[misc]
         def feed_eof(self) -> None:
+            raise RuntimeError("no end")
+
+        def set_exception(self, exc: Exception) -> None:
             raise RuntimeError("no end")
 
     async def main() -> None:
@@ -274,9 +278,17 @@ def test_wait_closed_ends_whatever_the_reader_does(run: Run, kind: Any) -> None:
         protocol = kind.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.create_connection(lambda: protocol, sock=ends[0])
         writer = kind.StreamWriter(transport, protocol, reader, loop)
+        transport.pause_reading()
+        writer.write(bytes(4_000_000))
         closed = asyncio.create_task(writer.wait_closed())
-        await asyncio.sleep(0)
-        writer.close()
+        drained = asyncio.create_task(writer.drain())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not drained.done()
+        if how == "abort":
+            transport.abort()
+        else:
+            ends[1].close()
         while not reported:
             await asyncio.sleep(0)
         for _ in range(5):
@@ -284,9 +296,13 @@ def test_wait_closed_ends_whatever_the_reader_does(run: Run, kind: Any) -> None:
         ends[1].close()
         try:
             assert closed.done()
+            assert drained.done()
         finally:
             closed.cancel()
-            await asyncio.wait([closed])
+            drained.cancel()
+            await asyncio.wait([closed, drained])
+        for task in (closed, drained):
+            assert isinstance(task.exception(), ConnectionError if how == "reset" else type(None))
         assert [str(exc) for exc in reported] == ["no end"]
 
     run(main())

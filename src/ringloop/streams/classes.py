@@ -162,12 +162,17 @@ class StreamReaderProtocol(ProtocolCore, asyncio.StreamReaderProtocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the reader, wait_closed() and drain(), whatever one of them raises."""
+        """Tell the reader, then wait_closed() and drain(), whatever the reader raises."""
+        reader = self._stream_reader
+        self._stream_reader_wr = None  # asyncio's would tell it, and stop there if that raises
         try:
-            super().connection_lost(exc)
+            if reader is not None:
+                if exc is None:
+                    reader.feed_eof()
+                else:
+                    reader.set_exception(exc)
         finally:
-            if not self._closed.done():
-                self._closed.set_result(None)
+            super().connection_lost(exc)
 
 
 class StreamWriter(WriterCore, asyncio.StreamWriter):
