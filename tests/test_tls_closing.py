@@ -15,7 +15,7 @@ import pytest
 
 from certificates import Authority
 from ringloop._tls.transport import TLSTransport
-from tls_peer import Peer, Recorder
+from tls_peer import Inside, Peer, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,6 +325,62 @@ def test_a_protocol_may_pause_in_the_middle_of_a_record(
             assert recorder.events == ["eof", "lost"]
 
     run(main())
+
+
+class Sipping(Recorder, asyncio.BufferedProtocol):
+    """Pauses after each 1000 bytes."""
+
+    buffer = bytearray(1000)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self.buffer[:nbytes]))
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+
+
+@pytest.mark.parametrize("kind", [Recorder, Sipping])
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_what_tls_in_tls_received_is_told_before_the_end_however_late(
+    run: Run,
+    loop: ringloop.EventLoop,
+    contexts: Contexts,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Recorder],
+    goodbye: bool,
+) -> None:
+    data = bytes(range(250)) * 600
+
+    async def main() -> None:
+        async with Pair(loop, contexts) as pair:
+            inside = Inside(pair.peer, contexts.server)
+            recorder = kind()
+            pair.recorder.lost = recorder.lost
+            recorder.transport, _ = await asyncio.gather(
+                loop.start_tls(
+                    pair.transport, recorder, contexts.client, server_hostname="localhost"
+                ),
+                inside.handshake(),
+            )
+            recorder.transport.pause_reading()
+            await inside.write(data)
+            if goodbye:
+                await inside.send_close_notify()
+                await pair.peer.send_close_notify()
+            pair.far.shutdown(socket.SHUT_WR)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert recorder.data == b""
+            assert recorder.events == []
+            recorder.transport.resume_reading()
+            assert await recorder.lost is None
+            assert recorder.data == data
+            assert recorder.events == ["eof", "lost"]
+
+    run(main())
+    assert caplog.text == ""
 
 
 def test_a_reset_is_an_error(run: Run, loop: ringloop.EventLoop, contexts: Contexts) -> None:

@@ -35,6 +35,9 @@ class Peer:
         if self.outgoing.pending:
             await asyncio.get_running_loop().sock_sendall(self.sock, self.outgoing.read())
 
+    async def receive(self) -> bytes:
+        return await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+
     async def step(self, call: Callable[..., Any], *args: Any) -> Any:
         """Repeat a call of the SSL object until it has what it wants."""
         while True:
@@ -42,7 +45,7 @@ class Peer:
                 result = call(*args)
             except ssl.SSLWantReadError:
                 await self.flush()
-                data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+                data = await self.receive()
                 if data:
                     self.incoming.write(data)
                 else:
@@ -92,6 +95,21 @@ class Peer:
                 pass
         except ConnectionError:
             pass
+
+
+class Inside(Peer):
+    """TLS within the TLS of another peer."""
+
+    def __init__(self, outer: Peer, context: ssl.SSLContext) -> None:
+        super().__init__(outer.sock, context)
+        self.outer = outer
+
+    async def flush(self) -> None:
+        if self.outgoing.pending:
+            await self.outer.write(self.outgoing.read())
+
+    async def receive(self) -> bytes:
+        return await self.outer.read()
 
 
 class Recorder(asyncio.Protocol):

@@ -311,7 +311,7 @@ cdef class TLSTransport(TLSWriteHalf):
             return 0
         self.told_eof = True
         try:
-            if self.protocol.eof_received():
+            if self.protocol.eof_received() and type(self.protocol) is not TLSTransport:
                 logger.warning("returning true from eof_received() has no effect when using ssl")
         except Exception as exc:
             self.fatal_error(exc, "Error calling eof_received()")
@@ -470,13 +470,21 @@ cdef class TLSTransport(TLSWriteHalf):
 
     cdef int control_lower_reading(self) except -1:
         cdef Py_ssize_t n
+        cdef bint enough, room
         if not self.reading_paused and not self.lower_reading_paused:
             return 0
-        n = self.engine.unread()
-        if n > self.read_high and not self.lower_reading_paused and not self.closed:
+        if type(self.lower) is TLSTransport:
+            # It must not come to its peer's close_notify: it would close under us.
+            enough = self.reading_paused and not self.engine.idle()
+            room = not enough
+        else:
+            n = self.engine.unread()
+            enough = n > self.read_high
+            room = n <= self.read_low
+        if enough and not self.lower_reading_paused and not self.closed:
             self.lower_reading_paused = True
             self.lower.pause_reading()
-        elif self.lower_reading_paused and (n <= self.read_low or self.closed):
+        elif self.lower_reading_paused and (room or self.closed):
             self.lower_reading_paused = False
             self.lower.resume_reading()
         return 0
