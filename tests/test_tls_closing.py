@@ -267,6 +267,47 @@ def test_an_end_without_goodbye_is_not_answered(
 
 
 @pytest.mark.parametrize("goodbye", [True, False])
+def test_the_end_is_told_though_the_peer_takes_nothing_any_more(
+    run: Run, loop: ringloop.EventLoop, contexts: Contexts, goodbye: bool
+) -> None:
+    async def main() -> None:
+        async with Pair(loop, contexts, ssl_shutdown_timeout=0.2) as pair:
+            pair.transport.write(bytes(4_000_000))
+            if goodbye:
+                await pair.peer.send_close_notify()
+            pair.far.shutdown(socket.SHUT_WR)
+            await pair.recorder.until(lambda: "eof" in pair.recorder.events)
+            assert pair.transport.is_closing()
+            assert isinstance(await pair.ended(), TimeoutError)
+            assert pair.recorder.events == ["made", "pause", "eof", "lost"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_what_was_written_arrives_though_the_peer_has_ended(
+    run: Run, loop: ringloop.EventLoop, contexts: Contexts, goodbye: bool
+) -> None:
+    data = bytes(range(250)) * 16_000
+
+    async def main() -> None:
+        async with Pair(loop, contexts) as pair:
+            pair.transport.write(data)
+            if goodbye:
+                await pair.peer.send_close_notify()
+            pair.far.shutdown(socket.SHUT_WR)
+            await pair.recorder.until(lambda: "eof" in pair.recorder.events)
+            received = b""
+            while len(received) < len(data):
+                received += await pair.peer.read()
+            assert received == data
+            assert await pair.ended() is None
+            assert pair.recorder.events == ["made", "pause", "eof", "resume", "lost"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
 def test_what_was_received_is_told_before_the_end_however_late(
     run: Run, loop: ringloop.EventLoop, contexts: Contexts, goodbye: bool
 ) -> None:

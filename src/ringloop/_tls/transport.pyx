@@ -277,13 +277,18 @@ cdef class TLSTransport(TLSWriteHalf):
         self.read()
         if self.state != FLUSHING or self.failed:
             return 0
-        if self.backlog_size or self.engine.untaken() or (
-                self.reading_paused and not self.closed):
-            return 0
-        self.state = SHUTDOWN
         if not self.closed:
+            # The peer has ended without a close_notify.
+            if self.reading_paused:
+                return 0
             self.closed = True
             self.start_shutdown_timer()
+            self.tell_eof()
+            if self.failed:
+                return 0
+        if self.backlog_size or self.engine.untaken():
+            return 0
+        self.state = SHUTDOWN
         self.shutdown()
         return 0
 
