@@ -432,6 +432,46 @@ def test_what_was_read_with_the_plaintext_is_the_handshake(
     run(main())
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_protocol_that_was_paused_for_plaintext_is_resumed(
+    run: Run, loop: ringloop.EventLoop, authority: Authority, same: bool
+) -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        with far:
+            far.setblocking(False)
+            before = Recorder()
+            plain, _ = await loop.create_connection(lambda: before, sock=near)
+            size = 0
+            while "pause" not in before.events:
+                plain.write(bytes(50_000))
+                size += 50_000
+            recorder = before if same else Recorder()
+            upgrading = asyncio.ensure_future(
+                loop.start_tls(plain, recorder, authority.client(), server_hostname="localhost")
+            )
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert before.events == ["made", "pause"]
+            while size:
+                size -= len(await loop.sock_recv(far, min(size, 65536)))
+            peer = Peer(far, authority.server())
+            transport, _ = await asyncio.gather(upgrading, peer.handshake())
+            assert transport is not None
+            assert before.events == ["made", "pause"] + same * ["resume"]
+            # and that is not the end of flow control
+            recorder.events.clear()
+            transport.write(bytes(2_000_000))
+            assert recorder.events == ["pause"]
+            await peer.readexactly(2_000_000)
+            await recorder.until(lambda: recorder.events == ["pause", "resume"])
+            transport.close()
+            await peer.send_close_notify()
+            assert await recorder.lost is None
+
+    run(main())
+
+
 def test_tls_inside_tls(run: Run, loop: ringloop.EventLoop, authority: Authority) -> None:
     server, client = authority.server(), authority.client()
 

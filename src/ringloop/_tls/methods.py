@@ -101,7 +101,7 @@ class TLSMethods:
         )
         # Nothing may arrive before connection_made() was called.
         transport.pause_reading()
-        transport.set_protocol(tls)
+        tls._take_over(transport)
         made = self.call_soon(tls.connection_made, transport)
         if server_side and (early := _read_early(protocol)):
             self.call_soon(tls.data_received, early)

@@ -114,6 +114,12 @@ cdef class TLSTransport(TLSWriteHalf):
 
     # -- the protocol of the transport below -----------------------------------------
 
+    def _take_over(self, transport):
+        """Become the protocol of a transport that has told one of its full buffer, maybe."""
+        self.lower_paused = getattr(transport, "_protocol_paused", False)
+        self.protocol_paused = self.lower_paused and transport.get_protocol() is self.protocol
+        transport.set_protocol(self)
+
     def connection_made(self, transport):
         self.lower = transport
         if self.closed:
