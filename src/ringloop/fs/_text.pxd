@@ -26,6 +26,7 @@ cdef class TextFile:
 
     cdef int check_read(self) except -1
     cdef int forget(self) except -1
+    cdef str decode(self, bytes chunk, bint final, object pending, object flags)
     cdef object more(self)
     cdef int settle(self) except -1
     cdef Py_ssize_t line_end(self, Py_ssize_t start) except -2
@@ -42,6 +43,7 @@ cdef class TextCall(Step):
     cdef TextFile file
     cdef int code
     cdef Py_ssize_t length       # of the text that was encoded into `arg`; -1 before
+    cdef bint flushes            # when that is written
 
 
 cdef class TextLine(Step):

@@ -106,6 +106,18 @@ cdef class TextFile:
         self.fed = None
         return 0
 
+    cdef str decode(self, bytes chunk, bint final, object pending, object flags):
+        """Decode what was just read. What cannot be decoded was not read, except from streams."""
+        cdef BinaryFile f = self.buffer
+        try:
+            return self.decoder.decode(chunk, final)
+        except BaseException:
+            if f.can_seek:
+                self.decoder.setstate((pending, flags))
+                f.drop_ahead()
+                f.pos -= PyBytes_GET_SIZE(chunk)
+            raise
+
     cdef object more(self):
         """Decode another chunk: True, False at the end, or PENDING."""
         cdef bytes pending, chunk
@@ -117,7 +129,7 @@ cdef class TextFile:
         flags = pending = None
         if self.buffer.can_seek:
             pending, flags = self.decoder.getstate()
-        text = self.decoder.decode(chunk, not chunk)
+        text = self.decode(chunk, not chunk, pending, flags)
         if self.used == PyUnicode_GET_LENGTH(self.chars):
             self.chars = text
             self.used = self.last = 0
@@ -154,7 +166,8 @@ cdef class TextFile:
             data = self.buffer.step_read(-1)
             if data is PENDING:
                 return PENDING
-            text = self.decoder.decode(data, True)
+            pending, flags = self.decoder.getstate()
+            text = self.decode(data, True, pending, flags)
             text = self.chars[self.used:] + text
             self.forget()
             return text
@@ -230,7 +243,7 @@ cdef class TextFile:
                 raise TypeError(f"write() argument must be str, not {type(call.arg).__name__}")
             text = call.arg
             call.length = PyUnicode_GET_LENGTH(text)
-            call.asked = self.line_buffering and ("\n" in text or "\r" in text)
+            call.flushes = self.line_buffering and ("\n" in text or "\r" in text)
             if self.newline and self.newline != "\n":
                 text = text.replace("\n", self.newline)
             if self.plain_utf8:
@@ -244,7 +257,7 @@ cdef class TextFile:
         if call.n < PyBytes_GET_SIZE(call.arg):
             if self.buffer.step_write(call) is PENDING:
                 return PENDING
-        if call.asked and self.buffer.step_flush() is PENDING:
+        if call.flushes and self.buffer.step_flush() is PENDING:
             return PENDING
         return call.length
 
@@ -429,11 +442,7 @@ cdef class TextFile:
 
 cdef class TextCall(Step):
     cdef object attempt(self):
-        cdef BinaryFile f = self.file.buffer
-        if not f.is_free():
-            return PENDING
-        f.eof = False
-        return self.step()
+        return self.step() if self.file.buffer.begin_call() else PENDING
 
     cdef object slow(self):
         return self.file.buffer.run(self)
@@ -464,10 +473,7 @@ cdef class TextLine(Step):
     """What `async for` awaits. Without the file when it is over, so no cycle is left."""
 
     cdef object attempt(self):
-        if not self.file.buffer.is_free():
-            return PENDING
-        self.file.buffer.eof = False
-        return self.step()
+        return self.step() if self.file.buffer.begin_call() else PENDING
 
     cdef object slow(self):
         return self.file.buffer.run(self)
