@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ringloop import fs
+from ringloop.fs import _threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +141,55 @@ def test_pread_and_pwrite_go_beside_the_position(files_run: Run, tmp_path: Path)
     files_run(main())
 
 
+def test_pwrite_beside_a_read_moves_no_byte(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    data = os.urandom(1_000_000)
+    path.write_bytes(data)
+
+    async def main() -> None:
+        async with fs.open(path, "r+b") as f:
+            assert await f.read(10) == data[:10]
+            assert len(await f.peek()) > 1000  # so something is buffered
+            drop_cache(path)
+            reading = asyncio.create_task(f.read(100_000))
+            await asyncio.sleep(0)  # it has begun
+            await f.pwrite(b"x", 900_000)
+            assert await reading == data[10:100_010]
+            assert await f.read(10) == data[100_010:100_020]
+
+    files_run(main())
+
+
+def test_what_pwrite_wrote_is_read_whatever_was_ahead(
+    files_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100_000))
+    submit = _threads.submit
+    held: list[Callable[[], None]] = []
+
+    def hold(loop: Any, execute: Callable[[], None], finish: Callable[[], None]) -> None:
+        """In threads: the first operation is done at once, and lands when it is told to."""
+        monkeypatch.setattr(_threads, "submit", submit)
+        execute()
+        held.append(finish)
+
+    async def main() -> None:
+        async with fs.open(path, "r+b") as f:
+            drop_cache(path)
+            monkeypatch.setattr(_threads, "submit", hold)
+            reading = asyncio.create_task(f.read(50_000))
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait([reading])
+            await f.pwrite(b"x", 30_000)
+            for finish in held:
+                finish()
+            assert await f.read(50_000) == bytes(30_000) + b"x" + bytes(19_999)
+
+    files_run(main())
+
+
 def test_errors_are_those_of_open(files_run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         with pytest.raises(FileNotFoundError) as caught:
@@ -243,6 +293,24 @@ def test_a_pipe_that_says_nothing_does_not_keep_a_file_from_closing(files_run: R
         await f.close()
         with pytest.raises(ValueError, match="closed"):
             await reading
+
+    files_run(main())
+    os.close(w)
+
+
+def test_a_pipe_closes_however_many_reads_wait(files_run: Run) -> None:
+    r, w = os.pipe()
+
+    async def main() -> None:
+        f = await fs.open(r, "rb")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(f.read(10), 0.01)  # its operation waits on
+        reading = [asyncio.create_task(f.read(10)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(f.close(), 5)
+        for task in reading:
+            with pytest.raises(ValueError, match="closed"):
+                await task
 
     files_run(main())
     os.close(w)

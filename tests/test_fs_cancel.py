@@ -401,6 +401,23 @@ def test_a_buffer_is_not_written_to_after_its_call(files_run: Run) -> None:
     os.close(w)
 
 
+def test_a_write_to_a_pipe_takes_nothing_that_was_read(files_run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+
+    async def main() -> None:
+        async with fs.open(tmp_path / "fifo", "r+b", buffering=0) as f:
+            reading = asyncio.ensure_future(f.read(10))
+            await asyncio.sleep(0.001)
+            reading.cancel()
+            await asyncio.wait([reading])
+            assert os.write(f.fileno(), b"abc") == 3  # it lands although nobody waits
+            assert await f.write(b"def") == 3
+            got = await f.read(10)
+            assert got + (await f.read(10) if len(got) < 6 else b"") == b"abcdef"
+
+    files_run(main())
+
+
 def test_calls_on_one_file_take_turns(files_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(DATA)

@@ -225,6 +225,22 @@ def test_text(
     runner.run(compare({**kwargs, "buffering": buffering}, data, commands))
 
 
+def test_what_io_does_not_buffer(runner: asyncio.Runner, tmp_path: Path) -> None:
+    """Reading and writing one buffer needs positions."""
+    os.mkfifo(tmp_path / "fifo")
+
+    async def main() -> None:
+        before = os.listdir("/proc/self/fd")
+        for mode in ("r+b", "w+b", "a+b", "r+", "w+"):
+            with pytest.raises(io.UnsupportedOperation, match="not seekable"):
+                open(tmp_path / "fifo", mode)  # noqa: SIM115 - it fails
+            with pytest.raises(io.UnsupportedOperation, match="not seekable"):
+                await fs.open(tmp_path / "fifo", mode)
+        assert os.listdir("/proc/self/fd") == before
+
+    runner.run(main())
+
+
 def test_newlines(runner: asyncio.Runner, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"a\nb\r\nc\r")
 

@@ -157,6 +157,30 @@ def test_a_terminal(files_run: Run) -> None:
         os.close(slave)
 
 
+def test_the_end_of_a_block_device(files_run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+    done = subprocess.run(
+        ["losetup", "--find", "--show", image], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        missing(f"there are no loop devices, run the tests as root: {done.stderr.strip()}")
+    device = done.stdout.strip()
+
+    async def main() -> None:
+        async with fs.open(device, "r+b") as f:
+            assert await f.seek(0, os.SEEK_END) == 1 << 20
+            assert await f.seek(-5, os.SEEK_END) == (1 << 20) - 5
+            assert await f.write(b"x" * 5) == 5
+            assert await f.read() == b""
+            assert await f.pread(10, (1 << 20) - 6) == b"\0xxxxx"
+
+    try:
+        files_run(main())
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
 # -- FIFOs -------------------------------------------------------------------------------
 
 
@@ -545,6 +569,28 @@ def far_away(tmp_path: Path) -> Iterator[Path]:
         server.kill()
         server.wait()
         server.stdout.close()
+
+
+def test_holes_are_found_without_waiting(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"x" * 4096)
+        expected = file.seek(0, os.SEEK_DATA), file.seek(1 << 19, os.SEEK_HOLE)
+
+    async def main() -> None:
+        async with fs.open(path, "r+b") as f:
+            assert await f.read(3) == bytes(3)
+            assert await f.seek(0, os.SEEK_DATA) == expected[0]
+            assert await f.read(1) == (b"x" if expected[0] else b"\0")
+            assert await f.seek(1 << 19, os.SEEK_HOLE) == expected[1]
+            assert await f.tell() == expected[1]
+            with pytest.raises(OSError, match="No such device or address"):
+                await f.seek(2 << 20, os.SEEK_DATA)
+            assert await f.tell() == expected[1]
+
+    files_run(main())
 
 
 def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away: Path) -> None:

@@ -28,8 +28,8 @@
 #define RWF_NOWAIT 8
 #endif
 
-/* fstat(), by a thread only: the ring's opcode gives another structure. */
-#define RL_OP_FSTAT 255
+/* lseek(), by a thread only: the ring has none. */
+#define RL_OP_LSEEK 255
 
 struct rl_file_op {
     uint64_t addr;  /* buffer, or path */
@@ -133,8 +133,8 @@ static inline int rl_file_call(const struct rl_file_op *op) {
         case RL_OP_FTRUNCATE:
             r = ftruncate(op->fd, (off_t)op->off);
             break;
-        case RL_OP_FSTAT:
-            r = rl_fstat(op->fd, (struct stat *)op->addr);
+        case RL_OP_LSEEK:
+            r = lseek(op->fd, (off_t)op->off, (int)op->flags) < 0 ? -1 : 0;
             break;
         case RL_OP_OPENAT:
             r = openat(op->fd, path, (int)op->flags, op->len);

@@ -20,6 +20,8 @@ cdef class _AtOp(Op):
     cdef char *p
 
     cdef int land(self) except -1:
+        if self.op.opcode == RL_OP_WRITE:
+            self.file.wrote_beside()  # also if nobody waits for it any more
         self.file.inflight -= 1
         if self.file.inflight == 0 and self.file.landed is not None:
             if not self.file.landed.done():
@@ -109,7 +111,6 @@ cdef class AtCall(Call):
         if self.file.wend > self.file.wpos:
             await self.file.flush()
         while done < n:
-            self.file.drop_ahead()
             op = self.begin(RL_OP_WRITE, self.data, PyBytes_AS_STRING(self.data) + done, n - done,
                             self.offset + done)
             try:
@@ -117,9 +118,6 @@ cdef class AtCall(Call):
             except BaseException:
                 op.cancel()
                 raise
-            finally:
-                if self.file.flight is None:
-                    self.file.drop_ahead()
             if op.res < 0:
                 raise os_error(-op.res, self.file.name)
             done += op.res

@@ -9,7 +9,7 @@ cdef enum:
 
 # What a step may need.
 cdef enum:
-    FILL, DRAIN, DIRECT, SYNC, TRUNCATE, TURN, INTO, SIZE
+    FILL, DRAIN, DIRECT, SYNC, TRUNCATE, TURN, INTO, SEEK
 
 
 cdef class Step(Call):

@@ -26,7 +26,7 @@ import os
 
 from ringloop._sys.errno cimport EAGAIN, EINVAL, EOPNOTSUPP, ESPIPE, errno
 from ringloop._sys.files cimport (
-    SEEK_CUR, SEEK_END, SEEK_SET, fstat, known_stat, lseek, rl_in_memory, rl_read_at,
+    S_ISREG, SEEK_CUR, SEEK_END, SEEK_SET, fstat, known_stat, lseek, rl_in_memory, rl_read_at,
     rl_read_cached,
     rl_write_at, rl_write_cached, stat_t,
 )
@@ -442,7 +442,8 @@ cdef class Buffers:
             self.pos = lseek(self.fd, 0, SEEK_CUR) if self.append else self.pos + n
             return n
         data = call.arg if type(call.arg) is bytes else bytes(memoryview(call.arg))
-        self.drop_ahead()
+        if self.can_seek:
+            self.drop_ahead()
         off = self.place(0)
         if self.nowait_write:
             r = rl_write_cached(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), off)
@@ -485,16 +486,19 @@ cdef class Buffers:
             new = by
         elif whence == SEEK_CUR:
             new = self.pos + by
-        elif whence == SEEK_END:
-            if self.far and not call.asked:
-                return self.pend(SIZE, 0)
-            if (known_stat(self.fd, &st) if self.far else fstat(self.fd, &st)) < 0:
+        elif whence == SEEK_END and not self.far:
+            if fstat(self.fd, &st) < 0:
                 raise os_error(errno, self.name)
             new = st.st_size + by
+            if not S_ISREG(st.st_mode):  # then st_size says nothing
+                new = lseek(self.fd, by, SEEK_END)
+                if new < 0:
+                    raise os_error(errno, self.name)
+        elif not call.asked:
+            self.need_data = whence
+            return self.pend(SEEK, by)  # asks the server, or the disk where the data is
         else:
-            new = lseek(self.fd, by, whence)
-            if new < 0:
-                raise os_error(errno, self.name)
+            new = lseek(self.fd, 0, SEEK_CUR)
         if new < 0:
             raise os_error(EINVAL, self.name)
         if self.pos <= new <= self.pos + self.rend - self.rpos:

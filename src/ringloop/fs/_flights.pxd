@@ -4,6 +4,7 @@ from ringloop.fs._op cimport Op
 
 cdef class Flights(Buffers):
     cdef Op flight               # the one operation that moves `pos` or the buffers
+    cdef bint stale              # drop what is ahead before the next call: it was written over
     cdef int slow_calls          # that hold the lock or wait for it
     cdef object lock
     cdef int inflight            # pread, pwrite: at places of their own
@@ -13,5 +14,6 @@ cdef class Flights(Buffers):
     cdef bint begin_call(self) noexcept
     cdef inline bint is_free(self) noexcept:
         return self.slow_calls == 0 and self.flight is None
+    cdef int wrote_beside(self) except -1
     cdef Op begin(self)
     cdef int close_now(self) except -1

@@ -17,13 +17,13 @@ import asyncio
 
 from ringloop._sys.errno cimport EAGAIN, ECANCELED, errno
 from ringloop._sys.files cimport (
-    RL_OP_CLOSE, RL_OP_FSTAT, RL_OP_FSYNC, RL_OP_FTRUNCATE, RL_OP_READ, RL_OP_WRITE, SEEK_SET,
-    lseek, stat_t,
+    RL_OP_CLOSE, RL_OP_FSYNC, RL_OP_FTRUNCATE, RL_OP_LSEEK, RL_OP_READ, RL_OP_WRITE, SEEK_SET,
+    lseek,
 )
 from ringloop._sys.posix cimport close as close_fd
 from ringloop.fs._aligned cimport AlignedBuffer, new_aligned
 from ringloop.fs._buffers cimport (
-    DIRECT, DRAIN, FILL, INTO, SIZE, SYNC, TRUNCATE, TURN, Step, os_error,
+    DIRECT, DRAIN, FILL, INTO, SEEK, SYNC, TRUNCATE, TURN, Step, os_error,
 )
 from ringloop.fs._call cimport PENDING
 from ringloop.fs._op cimport new_op
@@ -65,7 +65,7 @@ cdef class _Drain(Op):
 
 
 cdef class _Other(Op):
-    """A flight with nothing to take in: a write past the buffer, a sync, a truncate, a stat."""
+    """A flight with nothing to take in: a write past the buffer, a sync, a truncate, a seek."""
 
     cdef Flights file
 
@@ -81,9 +81,20 @@ cdef class Flights(Buffers):
         if self.slow_calls or self.flight is not None:
             return False
         self.eof = False
-        if self.raw and self.can_seek:
+        if self.stale or (self.raw and self.can_seek):
+            self.stale = False
             self.drop_ahead()  # of a call that was cancelled; a raw file keeps nothing
         return True
+
+    cdef int wrote_beside(self) except -1:
+        """What was read ahead may be old. A call that is under way may give it, none after it."""
+        if not self.can_seek:
+            return 0
+        if self.is_free():
+            self.drop_ahead()
+        else:
+            self.stale = True  # what is in flight goes behind what is there
+        return 0
 
     cdef Op begin(self):
         """Start what the last step asked for."""
@@ -140,11 +151,11 @@ cdef class Flights(Buffers):
             elif self.need == SYNC:
                 op.op.opcode = RL_OP_FSYNC
                 op.op.flags = self.need_n
-            elif self.need == SIZE:
-                # What the server answers is what is known afterwards.
-                op.keep = PyBytes_FromStringAndSize(NULL, sizeof(stat_t))
-                op.op.opcode = RL_OP_FSTAT
-                op.op.addr = <uint64_t>PyBytes_AS_STRING(op.keep)
+            elif self.need == SEEK:
+                # The descriptor's own position; then it is known where that is.
+                op.op.opcode = RL_OP_LSEEK
+                op.op.off = self.need_n
+                op.op.flags = self.need_data
                 op.in_thread = True
             else:
                 op.op.opcode = RL_OP_FTRUNCATE
@@ -169,10 +180,13 @@ cdef class Flights(Buffers):
             self.lock = asyncio.Lock()
         try:
             async with self.lock:
+                while self.flight is not None:
+                    await self.flight.wait()  # of a call that was cancelled
+                if self.stale:
+                    self.stale = False
+                    self.drop_ahead()
                 self.eof = False
                 while True:
-                    while self.flight is not None:
-                        await self.flight.wait()  # of a call that was cancelled
                     value = call.step()
                     if value is not PENDING:
                         self.eof = False
@@ -180,6 +194,8 @@ cdef class Flights(Buffers):
                     if self.need == TURN:
                         await one_turn()
                         continue
+                    if self.closer is not None and not self.can_seek:
+                        raise ValueError("I/O operation on closed file.")  # it may wait for ever
                     need = self.need
                     op = self.begin()
                     await op.wait()
@@ -194,7 +210,7 @@ cdef class Flights(Buffers):
                     elif need == INTO:
                         call.filled += op.res
                         self.eof = op.res == 0
-                    call.asked = need in (DIRECT, SYNC, TRUNCATE, SIZE)
+                    call.asked = need in (DIRECT, SYNC, TRUNCATE, SEEK)
         finally:
             self.slow_calls -= 1
 

@@ -8,6 +8,7 @@ find it gone.
 """
 from libc.stdint cimport uint64_t
 
+import io
 import os
 import warnings
 
@@ -32,6 +33,7 @@ from ringloop.fs._text cimport new_text
 cdef extern from "Python.h":
     int PySys_Audit(const char *event, const char *format, ...) except -1
 
+cdef object _Unsupported = io.UnsupportedOperation
 cdef bint _can_open_cached = True
 
 
@@ -211,15 +213,17 @@ cdef class OpenCall(Call):
                          and S_ISREG(st.st_mode) else -1)
             f.far = is_far(st.st_dev)
             self.opened = f
-            if self.text is not None:
-                mode, encoding, errors, newline = self.text
-                lines = self.buffering == 1 or (
-                    self.buffering < 0 and S_ISCHR(st.st_mode) and os.isatty(fd))
-                try:
+            try:
+                if f.can_read and f.can_write and not f.can_seek and not f.raw:
+                    raise _Unsupported("File or stream is not seekable.")
+                if self.text is not None:
+                    mode, encoding, errors, newline = self.text
+                    lines = self.buffering == 1 or (
+                        self.buffering < 0 and S_ISCHR(st.st_mode) and os.isatty(fd))
                     self.opened = new_text(f, mode, encoding, errors, newline, lines)
-                except BaseException:
-                    f.fd = -1
-                    raise
+            except BaseException:
+                f.fd = -1
+                raise
         except BaseException:
             if own and self.path is not None:
                 close_fd(fd)
