@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from filedesk.broker import Broker, Event, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+log = logging.getLogger(__name__)
 GROUP = "workers"
 LOST_AFTER_MS = 30_000  # A job comes again when its worker has said nothing for this long.
 BLOCK_MS = 2_000
+RETRY_S = 1.0
 
 
 class RedisJob(Job):
@@ -85,8 +88,13 @@ class RedisBroker(Broker):
 
         async def receive() -> None:
             async with channel:
-                async for message in channel.listen():
-                    told(json.loads(message["data"]))
+                while True:
+                    try:
+                        async for message in channel.listen():
+                            told(json.loads(message["data"]))
+                    except RedisError as error:  # It is away; listen() subscribes again.
+                        log.warning("no events from Redis until it is back: %s", error)
+                        await asyncio.sleep(RETRY_S)
 
         self._listening.append(asyncio.create_task(receive()))
 

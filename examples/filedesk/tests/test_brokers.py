@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,12 +18,18 @@ import asyncpg  # type: ignore[import-untyped]
 import nats
 import pytest
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from desk import Desk, content
+from filedesk.redis_broker import RedisBroker
 from prerequisite import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from filedesk.broker import Event
 
 POSTGRESQL = os.environ.get("FILEDESK_TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432")
 BROKERS = {
@@ -132,3 +141,56 @@ def test_jobs_wait_until_a_worker_comes(
             assert (await Desk(session).ended(file_id))["state"] == "done"
 
     run(after())
+
+
+class RedisServer:
+    """One of the test's own, to be away for a while."""
+
+    def __init__(self) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            missing("there is no redis-server: apt install redis-server")
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            port = sock.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{port}"
+        self._command = [str(program), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+
+    async def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        async with redis.asyncio.Redis.from_url(self.url) as client:
+            while True:
+                with contextlib.suppress(RedisError):
+                    await client.ping()
+                    break
+                assert self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def test_events_go_on_when_redis_was_away(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        server = RedisServer()
+        try:
+            await server.start()
+            broker = RedisBroker(server.url, "filedesk-test")
+            broker._redis.set_retry(Retry(NoBackoff(), 0))
+            events: asyncio.Queue[Event] = asyncio.Queue()
+            await broker.listen(events.put_nowait)
+            await broker.publish({"n": 1})
+            assert await events.get() == {"n": 1}
+            server.kill()
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+            await server.start()
+            while events.empty():
+                with contextlib.suppress(RedisError):  # of a connection that is gone
+                    await broker.publish({"n": 2})
+                await asyncio.sleep(0.05)
+            assert await events.get() == {"n": 2}
+            await broker.close()
+        finally:
+            server.kill()
+
+    run(main())

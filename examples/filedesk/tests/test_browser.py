@@ -113,7 +113,9 @@ def test_upload_watch_download_remove(
     assert row.find_element(By.TAG_NAME, "code").text == digest[:16] + "…"
     row.find_element(By.LINK_TEXT, "Download").click()
     downloaded = tmp_path / "downloads" / "first.bin"
-    WebDriverWait(browser, PATIENCE_S).until(lambda _: downloaded.exists())
+    WebDriverWait(browser, PATIENCE_S).until(
+        lambda _: downloaded.exists() and downloaded.stat().st_size == paths[0].stat().st_size
+    )
     assert downloaded.read_bytes() == paths[0].read_bytes()
     row.find_element(By.TAG_NAME, "button").click()
     wait(browser, "first.bin", None)
