@@ -370,6 +370,23 @@ def test_watch_tells_what_happens(files_run: Run, tmp_path: Path) -> None:
     files_run(main())
 
 
+def test_several_tasks_wait_for_the_events_of_one_watch(files_run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with fs.watch(tmp_path) as events:
+            waiting = {asyncio.ensure_future(anext(events)) for _ in range(3)}
+            await asyncio.sleep(0)
+            found = set()
+            for name in ("a", "b"):
+                (tmp_path / name).mkdir()
+                (first,), waiting = await asyncio.wait(waiting, return_when="FIRST_COMPLETED")
+                found.add(first.result().path)
+            assert found == {str(tmp_path / name) for name in ("a", "b")}
+        with pytest.raises(StopAsyncIteration):
+            await waiting.pop()
+
+    files_run(main())
+
+
 def test_watch_reports_an_overflow(files_run: Run, tmp_path: Path) -> None:
     limit = int(pathlib.Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 70_000:

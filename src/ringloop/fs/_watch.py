@@ -45,13 +45,14 @@ class Event:
 class Watch:
     """The events of a directory (of what is directly in it) or of a file.
 
-    An async iterator and context manager. It watches from the moment it is made.
+    An async iterator and context manager. It watches from the moment it is made. Of several
+    tasks that iterate it each event goes to one.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         self._events: deque[Event] = deque()
-        self._waiter: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()  # several tasks may wait for the next event
         self._loop = asyncio.get_running_loop()
         self._fd = inotify.init()
         try:
@@ -68,11 +69,7 @@ class Watch:
         except (BlockingIOError, InterruptedError):
             return
         self._decode(data)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._news.set()
 
     def _decode(self, data: bytes) -> None:
         left: dict[int, tuple[str, bool]] = {}  # moved from here, the other half not seen yet
@@ -111,8 +108,8 @@ class Watch:
         while not self._events:
             if self._fd < 0:
                 raise StopAsyncIteration
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            self._news.clear()
+            await self._news.wait()
         return self._events.popleft()
 
     async def aclose(self) -> None:
@@ -121,7 +118,7 @@ class Watch:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
-            self._wake()
+            self._news.set()
 
     async def __aenter__(self) -> Self:
         return self
