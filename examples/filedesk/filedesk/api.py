@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -49,10 +49,11 @@ class Services:
         await self.store.start()
         try:
             await self.database.start()
-            await self.broker.start(await self.database.waiting())
+            await self.broker.start()
             try:
                 if web:
                     await self.broker.listen(self.live.told)
+                    await self._take_up()
                 number = self.settings.workers if workers else 0
                 async with Workers(self.database, self.store, self.broker).running(number):
                     yield
@@ -60,6 +61,14 @@ class Services:
                 await self.broker.close()
         finally:
             await self.database.close()
+
+    async def _take_up(self) -> None:
+        """Go on with what a process that was killed had not passed on."""
+        for file in await self.database.complete():
+            with suppress(HTTPException):  # its content is gone
+                await self.arrived(file)
+        for file_id in await self.database.waiting():
+            await self.broker.submit(file_id)
 
     async def need(self, file_id: UUID) -> File:
         """The file, or the answer 404."""
@@ -88,9 +97,11 @@ class Services:
                 raise HTTPException(404, DELETED) from None
             arrives = File.state == State.UPLOADING
             queued = await self.database.change(file.id, arrives, state=State.QUEUED)
-            if queued is None:
+            # A process that has just started may have been first.
+            kept = queued or await self.database.get(file.id)
+            if kept is None:
                 raise HTTPException(404, DELETED)
-            file = queued
+            file = kept
         await self.broker.publish(file.shown())
         if file.state == State.QUEUED:  # Told before, or it might be told after the worker's news.
             await self.broker.submit(file.id)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from uuid import UUID
 
     from filedesk.settings import Settings
@@ -35,8 +35,8 @@ class Broker(ABC):
     """Brings each job to one worker, and each event to every process that shows them."""
 
     @abstractmethod
-    async def start(self, waiting: Sequence[UUID]) -> None:
-        """Connect. `waiting` files were submitted and not done: one that forgets queues them."""
+    async def start(self) -> None:
+        """Connect."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -44,7 +44,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def submit(self, file_id: UUID) -> None:
-        """Have a file examined."""
+        """Have a file examined. It may be submitted again: then a job may come twice."""
 
     @abstractmethod
     async def take(self) -> Job:
@@ -77,9 +77,8 @@ class EmbeddedBroker(Broker):
         self._jobs: asyncio.Queue[UUID] = asyncio.Queue()
         self._listeners: list[Callable[[Event], None]] = []
 
-    async def start(self, waiting: Sequence[UUID]) -> None:
-        for file_id in waiting:
-            await self.submit(file_id)
+    async def start(self) -> None:
+        pass
 
     async def close(self) -> None:
         self._listeners.clear()

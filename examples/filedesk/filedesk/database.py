@@ -111,6 +111,12 @@ class Database:
             query = select(File).order_by(File.created.desc(), File.id).limit(NEWEST)
             return (await session.scalars(query)).all()
 
+    async def complete(self) -> Sequence[File]:
+        """The files of which all has arrived, and that are not queued yet."""
+        async with self._session() as session:
+            query = select(File).where(File.state == State.UPLOADING, File.received == File.size)
+            return (await session.scalars(query)).all()
+
     async def waiting(self) -> Sequence[uuid.UUID]:
         """The files that are to be examined, the oldest first."""
         async with self._session() as session:

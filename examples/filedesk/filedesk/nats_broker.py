@@ -13,7 +13,7 @@ from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 from filedesk.broker import Broker, Event, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -47,7 +47,7 @@ class NatsBroker(Broker):
         self._stream: JetStreamContext
         self._jobs: JetStreamContext.PullSubscription
 
-    async def start(self, waiting: Sequence[UUID]) -> None:
+    async def start(self) -> None:
         self._client = await nats.connect(self._url)
         self._stream = self._client.jetstream()
         subject = f"{self._namespace}.jobs"

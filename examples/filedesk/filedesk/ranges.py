@@ -15,7 +15,7 @@ def parse(header: str | None, size: int) -> tuple[int, int] | None:
     What is not understood, or asks for several ranges, is ignored, as RFC 9110 wants it. Raise
     RangeError if the range lies outside.
     """
-    found = re.fullmatch(r"bytes=\s*([0-9]*)-([0-9]*)\s*", header or "")
+    found = re.fullmatch(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", header or "")
     if found is None or not (found[1] or found[2]):
         return None
     if not found[1]:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from filedesk.broker import Broker, Event, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 GROUP = "workers"
@@ -49,7 +49,7 @@ class RedisBroker(Broker):
         self._consumer = str(uuid.uuid4())
         self._listening: list[asyncio.Task[None]] = []
 
-    async def start(self, waiting: Sequence[uuid.UUID]) -> None:
+    async def start(self) -> None:
         try:
             await self._redis.xgroup_create(self._jobs, GROUP, id="0", mkstream=True)
         except ResponseError as error:

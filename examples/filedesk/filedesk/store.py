@@ -81,10 +81,17 @@ class Store:
         return written
 
     async def finish(self, file_id: UUID) -> None:
-        """All has arrived: onto the disk, and only then under its own name."""
-        async with fs.open(self._part(file_id), "r+b") as file:
-            await file.fsync()
-        await fs.rename(self._part(file_id), self.path(file_id))
+        """All has arrived: onto the disk, and only then under its own name. Once more is no error.
+
+        Raise FileNotFoundError if it is not there under either name.
+        """
+        try:
+            async with fs.open(self._part(file_id), "r+b") as file:
+                await file.fsync()
+            await fs.rename(self._part(file_id), self.path(file_id))
+        except FileNotFoundError:
+            if not await fs.exists(self.path(file_id)):
+                raise
 
     async def read(self, file_id: UUID, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from `start` to before `stop`, in blocks."""

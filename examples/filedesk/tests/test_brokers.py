@@ -121,6 +121,41 @@ def test_workers_elsewhere(start: Start, database: str, broker: tuple[str, str],
         assert seconds < 8
 
 
+def test_a_job_that_was_lost_comes_at_the_next_start(
+    start: Start, database: str, broker: tuple[str, str], run: Any
+) -> None:
+    """As when the process is killed between the database and the broker."""
+    url, namespace = broker
+    shared = ("--database", database, "--broker", url, "--namespace", namespace)
+    web = start("web", "--port", "0", *shared)
+
+    async def before() -> str:
+        async with aiohttp.ClientSession(web.url) as session:
+            file_id: str = (await Desk(session).upload("lost", b"abc"))["id"]
+            return file_id
+
+    async def lose() -> None:
+        if url.startswith("redis"):
+            async with redis.asyncio.Redis.from_url(url) as client:
+                assert await client.delete(f"{namespace}:jobs")
+        else:
+            connection = await nats.connect(url)
+            assert await connection.jetstream().purge_stream(namespace)
+            await connection.close()
+
+    file_id = run(before())
+    web.end(signal.SIGKILL)
+    run(lose())
+    web = start("web", "--port", "0", *shared)
+    start("worker", *shared)
+
+    async def after() -> None:
+        async with aiohttp.ClientSession(web.url) as session:
+            assert (await Desk(session).ended(file_id))["state"] == "done"
+
+    run(after())
+
+
 def test_jobs_wait_until_a_worker_comes(
     start: Start, database: str, broker: tuple[str, str], run: Any
 ) -> None:

@@ -6,14 +6,18 @@ import asyncio
 import hashlib
 import signal
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import aiohttp
 import pytest
 
 from desk import Desk, content
+from filedesk.database import Database, File
+from filedesk.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 Run = Any
 Start = Any
@@ -64,6 +68,44 @@ def test_what_was_not_done_when_it_was_killed_is_done_afterwards(run: Run, start
             await desk.send(half, 1_000_000, data[1_000_000:])
             for file_id in (whole, half):
                 done = await desk.ended(file_id)
+                assert done["sha256"] == hashlib.sha256(data).hexdigest()
+
+    run(after())
+    assert process.end(signal.SIGTERM)[:2] == (0, "")
+
+
+def test_what_had_arrived_when_it_was_killed_is_examined_afterwards(
+    run: Run, start: Start, tmp_path: Path
+) -> None:
+    """Killed after it noted the last bytes: before the file had its own name, and after that."""
+    data = content(300_000)
+    process = start("--port", "0")
+
+    async def before() -> list[str]:
+        async with aiohttp.ClientSession(process.url) as session:
+            desk = Desk(session)
+            return [(await desk.announce(name, len(data)))["id"] for name in "ab"]
+
+    ids = run(before())
+    assert process.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    parts = [tmp_path / f"{UUID(file_id).hex}.part" for file_id in ids]
+    for part in parts:
+        part.write_bytes(data)
+    parts[1].rename(parts[1].with_suffix(""))
+
+    async def note() -> None:
+        database = Database(Settings(folder=str(tmp_path)).database_url)
+        for file_id in ids:
+            assert await database.change(UUID(file_id), File.received == 0, received=len(data))
+        await database.close()
+
+    run(note())
+    process = start("--port", "0")
+
+    async def after() -> None:
+        async with aiohttp.ClientSession(process.url) as session:
+            for file_id in ids:
+                done = await Desk(session).ended(file_id)
                 assert done["sha256"] == hashlib.sha256(data).hexdigest()
 
     run(after())

@@ -22,6 +22,7 @@ from filedesk.ranges import RangeError, parse
         ("bytes=0-1,5-6", None),
         ("lines=0-1", None),
         ("bytes=a-b", None),
+        (f"bytes=-{'9' * 5000}", None),
     ],
 )
 def test_what_is_asked_for(header: str | None, found: tuple[int, int] | None) -> None:
