@@ -551,6 +551,61 @@ def test_a_directory_is_read_by_two_tasks(files_run: Run, tmp_path: Path) -> Non
     files_run(main())
 
 
+def test_a_fifo_is_not_copied(files_run: Run, tmp_path: Path) -> None:
+    tree, fifo = tmp_path / "tree", tmp_path / "tree" / "fifo"
+    tree.mkdir()
+    os.mkfifo(fifo)
+    (tree / "a").write_bytes(b"a")
+
+    async def main() -> None:
+        for src, dst in ((fifo, tmp_path / "x"), (tree / "a", fifo), (os.fsencode(fifo), b"/x")):
+            with pytest.raises(shutil.SpecialFileError, match="is a named pipe"):
+                await fs.copyfile(src, dst)
+        with pytest.raises(shutil.SameFileError):
+            await fs.copyfile(fifo, fifo)
+        with pytest.raises(shutil.Error, match="is a named pipe"):
+            await fs.copytree(tree, tmp_path / "copy")
+        assert (tmp_path / "copy" / "a").read_bytes() == b"a"
+        assert not (tmp_path / "x").exists()
+
+    files_run(main())
+
+
+def test_a_cancelled_copy_takes_away_its_half_and_nothing_else(
+    files_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, link = tmp_path / "a", tmp_path / "target", tmp_path / "link"
+    source.write_bytes(DATA)
+    target.touch()
+    link.symlink_to("target")
+    null = tmp_path / "null"
+    null.symlink_to("/dev/null")
+    copying, go_on = threading.Event(), threading.Event()
+
+    def copy_some(*args: int) -> int:
+        copying.set()
+        go_on.wait(10)
+        return 1
+
+    monkeypatch.setattr(os, "copy_file_range", copy_some)
+
+    async def main() -> None:
+        for dst in (link, null):
+            copying.clear()
+            go_on.clear()
+            task = asyncio.create_task(fs.copyfile(source, dst))
+            while not copying.is_set():
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.wait([task])
+            assert task.cancelled()
+
+    files_run(main())
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "link", "null"}
+
+
 def test_the_loop_closes_with_operations_in_flight(driver: str, tmp_path: Path) -> None:
     """asyncio.run() cancels what is left; nothing is leaked, nothing hangs."""
     path = tmp_path / "a"

@@ -123,38 +123,52 @@ async def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> i
 # -- copying -------------------------------------------------------------------------
 
 
+def _check_copy(src: AnyPath, dst: AnyPath) -> None:
+    """Refuse what shutil.copyfile() does, with its words."""
+    found = os.stat(src)
+    with suppress(FileNotFoundError):
+        there = os.stat(dst)
+        if os.path.samestat(found, there):
+            raise shutil.SameFileError(f"{src!r} and {dst!r} are the same file")
+        if _stat.S_ISFIFO(there.st_mode):
+            raise shutil.SpecialFileError(f"`{os.fsdecode(dst)}` is a named pipe")
+    if _stat.S_ISFIFO(found.st_mode):
+        raise shutil.SpecialFileError(f"`{os.fsdecode(src)}` is a named pipe")
+
+
 def _copy(src: AnyPath, dst: AnyPath, stop: threading.Event) -> None:
-    with open(src, "rb", 0) as a:
-        with suppress(FileNotFoundError):
-            if os.path.samefile(src, dst):
-                raise shutil.SameFileError(f"{src!r} and {dst!r} are the same file")
-        with open(dst, "wb", 0) as b:
-            in_kernel = True
-            while not stop.is_set():
-                if in_kernel:
-                    try:
-                        if not os.copy_file_range(a.fileno(), b.fileno(), COPY_BYTES):
-                            # Files of /proc say so although they have something.
-                            in_kernel = a.tell() > 0
-                            if in_kernel:
-                                return
-                        continue
-                    except OSError as exc:
-                        if exc.errno not in (
-                            errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM,
-                        ):  # fmt: skip
-                            raise
-                        in_kernel = False
-                data = memoryview(a.read(1 << 20))
-                if not data:
-                    return
-                while data:
-                    data = data[b.write(data) :]
-    os.unlink(dst)  # the half of a file
+    _check_copy(src, dst)
+    with open(src, "rb", 0) as a, open(dst, "wb", 0) as b:
+        in_kernel = True
+        while not stop.is_set():
+            if in_kernel:
+                try:
+                    if not os.copy_file_range(a.fileno(), b.fileno(), COPY_BYTES):
+                        # Files of /proc say so although they have something.
+                        in_kernel = a.tell() > 0
+                        if in_kernel:
+                            return
+                    continue
+                except OSError as exc:
+                    if exc.errno not in (
+                        errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM,
+                    ):  # fmt: skip
+                        raise
+                    in_kernel = False
+            data = memoryview(a.read(1 << 20))
+            if not data:
+                return
+            while data:
+                data = data[b.write(data) :]
+        if _stat.S_ISREG(os.fstat(b.fileno()).st_mode):
+            os.unlink(os.path.realpath(dst))  # the half of a file
 
 
 async def _until_stopped(stop: threading.Event, call: Callable[[], None]) -> None:
-    """Run `call`; when cancelled, set `stop` and come back only when it has heeded it."""
+    """Run `call`; when cancelled, set `stop` and come back when it has heeded it.
+
+    Cancelled once more, it comes back at once.
+    """
     task = asyncio.ensure_future(run(call))
     try:
         await asyncio.shield(task)
