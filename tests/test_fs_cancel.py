@@ -551,6 +551,43 @@ def test_a_directory_is_read_by_two_tasks(files_run: Run, tmp_path: Path) -> Non
     files_run(main())
 
 
+def test_read_many_ends_where_it_is_closed(files_run: Run) -> None:
+    slow = ["/proc/self/stat"] * 100
+
+    async def main() -> None:
+        async with fs.read_many(slow, 4) as many:
+            await anext(many)
+        assert await asyncio.wait_for(anext(many, None), 5) is None
+        # Those who wait meanwhile come to the end, too.
+        many = fs.read_many(slow, 4)
+        await anext(many)
+        waiting = [asyncio.create_task(everything(many)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await many.aclose()
+        await asyncio.wait_for(asyncio.gather(*waiting), 5)
+        assert await everything(many) == []
+
+    async def everything(many: Any) -> list[Any]:
+        return [path async for path, _ in many]
+
+    files_run(main())
+
+
+def test_read_many_for_several_tasks(files_run: Run, tmp_path: Path) -> None:
+    paths = [Path("/proc/self/stat")] * 50 + [tmp_path / "missing"] * 2
+
+    async def main() -> None:
+        many = fs.read_many(paths, 5, errors="return")
+
+        async def take() -> int:
+            return len([path async for path, _ in many])
+
+        taken = await asyncio.wait_for(asyncio.gather(take(), take(), take()), 5)
+        assert sum(taken) == len(paths)
+
+    files_run(main())
+
+
 def test_a_fifo_is_not_copied(files_run: Run, tmp_path: Path) -> None:
     tree, fifo = tmp_path / "tree", tmp_path / "tree" / "fifo"
     tree.mkdir()

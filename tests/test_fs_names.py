@@ -9,6 +9,8 @@ import pathlib
 import resource
 import socket
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -238,6 +240,37 @@ def test_what_exists_does_so_without_a_descriptor_to_spare(files_run: Run, tmp_p
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     files_run(main())
+
+
+def test_read_bytes_names_a_file_as_open_does(tmp_path: Path) -> None:
+    """Where names are ASCII, neither finds another."""
+    (tmp_path / "\xe9").write_bytes(b"x")
+    code = """
+import sys, ringloop
+from ringloop import fs
+
+async def main():
+    if sys.getfilesystemencoding() == "utf-8":
+        return "skip"
+    for read in (fs.read_bytes, fs.read_text):
+        try:
+            return await read(sys.argv[1] + "/\\xe9")
+        except UnicodeEncodeError:
+            pass
+
+print(ringloop.run(main(), driver="epoll"))
+"""
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        env=os.environ | plain,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if done.stdout == "skip\n":
+        pytest.skip("this Python encodes names as UTF-8 in every locale")
+    assert done.stdout == "None\n"
 
 
 def test_sendfile(files_run: Run, tmp_path: Path) -> None:

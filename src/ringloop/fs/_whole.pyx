@@ -17,6 +17,9 @@ from ringloop.fs._call cimport PENDING, Call, charge, make_sendable
 from ringloop.fs._open cimport FAR, open_now
 from ringloop.fs._open import open as open_file
 
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(object text)
+
 cdef enum:
     INLINE_MAX = 1048576
 
@@ -27,8 +30,8 @@ cdef object os_error(int number, object name):
 
 cdef object _read_now(object path):
     """The contents from the caches, or PENDING."""
-    cdef bytes name = os.fsencode(path) if type(path) is not str else (<str>path).encode(
-        "utf-8", "surrogateescape")
+    cdef bytes name = (PyUnicode_EncodeFSDefault(path) if type(path) is str
+                       else os.fsencode(path))
     cdef bint fifo
     cdef stat_t st
     cdef Py_ssize_t n, got = 0
@@ -95,7 +98,8 @@ cdef class ReadMany:
     cdef bint give_errors
     cdef object ready            # (path, bytes or error) that tasks have brought
     cdef set tasks
-    cdef object waiter
+    cdef list waiters
+    cdef bint closed
 
     def __aiter__(self):
         return self
@@ -135,33 +139,47 @@ cdef class ReadMany:
                 return path, result
             task = asyncio.get_running_loop().create_task(self._read(path))
             self.tasks.add(task)
+            task.add_done_callback(self._landed)
 
     async def _read(self, path):
         try:
-            result = await _read_slowly(path)
+            return path, await _read_slowly(path)
         except Exception as exc:
-            result = exc
-        self.tasks.discard(asyncio.current_task())
-        self.ready.append((path, result))
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+            return path, exc
+
+    def _landed(self, task):
+        self.tasks.discard(task)
+        if not task.cancelled() and not self.closed:
+            self.ready.append(task.result())
+        self.wake()
+
+    cdef int wake(self) except -1:
+        """All of them: whoever finds nothing waits again."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        return 0
 
     async def _next(self):
         while True:
             value = self.step()
             if value is not PENDING:
                 return value
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
+            waiter = asyncio.get_running_loop().create_future()
+            self.waiters.append(waiter)
+            await waiter
 
     async def aclose(self):
         """Stop: nothing is opened any more, and what is in flight is cancelled."""
+        self.closed = True
         self.paths = None
         self.ready.clear()
         tasks = list(self.tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.wake()
 
     async def __aenter__(self):
         return self
@@ -198,6 +216,7 @@ def read_many(paths, concurrency=64, *, errors="raise"):
     many.give_errors = errors == "return"
     many.ready = deque()
     many.tasks = set()
+    many.waiters = []
     return many
 
 
