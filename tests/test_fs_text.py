@@ -29,9 +29,7 @@ def test_a_line_is_flushed_however_it_was_written(files_run: Run, tmp_path: Path
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "shift_jis"])
-def test_what_cannot_be_decoded_is_not_lost(
-    files_run: Run, tmp_path: Path, encoding: str
-) -> None:
+def test_what_cannot_be_decoded_is_not_lost(files_run: Run, tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a"
     wrong = b"\xff\n" if encoding != "utf-16-le" else b"\x00\xdc\x00\xdc"
     for before in ("a\n", "a\n" * 5000, "\u3042b\r\n" * 3000):

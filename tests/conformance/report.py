@@ -26,6 +26,7 @@ class Suite:
     absent: list[str] = field(default_factory=list)  # modules that this Python does not have
     left_out: dict[str, tuple[str, int]] = field(default_factory=dict)  # class: reason, tests
     problems: list[tuple[str, str]] = field(default_factory=list)  # module, text
+    flaky: list[str] = field(default_factory=list)  # failed, and passed by itself
 
     @property
     def title(self) -> str:
@@ -131,6 +132,7 @@ def summary(suite: Suite) -> str:
     lines += [f"Skipped: {line}" for line in _by_reason(skipped)]
     differing = [(test.expected, test.id) for test in everything if test.expected is not None]
     lines += [f"Expected to differ: {line}" for line in _by_reason(differing)]
+    lines += [f"Failed, and passed by itself: {test_id}" for test_id in suite.flaky]
     return "\n".join(lines)
 
 

@@ -102,6 +102,19 @@ def test_failures_are_counted_with_what_never_ran(tmp_path: Path) -> None:
     assert done.last_line == "1 passed, 6 failed, 0 skipped"
 
 
+def test_what_passes_by_itself_is_told_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFORMANCE_BEEN_HERE", str(tmp_path / "been here"))
+    done = run(tmp_path, "--modules", "flaky")
+    assert done.status == 0, done.output
+    assert done.outcomes == {"Flaky.test_second_time": "pass"}
+    assert "FAIL, AND PASSED BY ITSELF: flaky.Flaky.test_second_time" in done.output
+    assert "True is not false" in done.output
+    assert "Failed, and passed by itself: flaky.Flaky.test_second_time" in done.output
+    assert done.last_line == "1 passed, 0 failed, 0 skipped"
+
+
 def test_a_hang_is_cut_off_and_the_rest_goes_on(tmp_path: Path) -> None:
     done = run(tmp_path, "--modules", "hangs")
     assert done.status == 1
