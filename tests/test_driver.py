@@ -404,6 +404,16 @@ def test_a_sink_is_dispatched_once_for_many_completions(harness: Harness, pair: 
     assert b.fileno() >= 0
 
 
+def test_a_sink_that_always_has_something_to_tell_takes_no_more_room(harness: Harness) -> None:
+    sink = RecordingSink(harness.driver, on_dispatch=lambda: harness.to_dispatch(sink))
+    harness.to_dispatch(sink)
+    before = harness.dispatch_capacity
+    for _ in range(1000):
+        assert harness.dispatch() == 1
+    assert sink.dispatched == 1000
+    assert harness.dispatch_capacity == before
+
+
 def test_far_more_operations_than_queue_entries(harness: Harness) -> None:
     sink = RecordingSink(harness.driver)
     pairs = [socket.socketpair() for _ in range(200)]

@@ -379,8 +379,7 @@ cdef class CoreLoop:
                 sink.dispatch()
             if self.forked:
                 self.check_usable()
-        if q.head == q.n:
-            q.head = q.n = 0
+        self.driver.end_dispatch()
         return 0
 
     cdef int run_ready(self, Py_ssize_t n) except -1:

@@ -110,6 +110,7 @@ cdef class Driver:
     cdef int to_dispatch(self, Sink sink) except -1
     cdef int to_flush(self, Sink sink) except -1
     cdef Sink next_dispatch(self)
+    cdef void end_dispatch(self) noexcept
 
     # for drivers
     cdef uint64_t new_slot(self, Sink sink, int kind, int fd, object keep) except 0

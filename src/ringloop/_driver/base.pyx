@@ -28,7 +28,7 @@ The shape is io_uring's; epoll emulates it. Whoever starts an operation is a
 from cpython.ref cimport Py_INCREF, Py_DECREF, Py_XDECREF, Py_XINCREF
 from ringloop._sys.errno cimport errno
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 import os
 
@@ -218,17 +218,24 @@ cdef class Driver:
         return 0
 
     cdef Sink next_dispatch(self):
-        """Take the next sink from the dispatch queue; None when it is empty."""
+        """Take the next sink from the dispatch queue, which is not empty."""
         cdef SinkQueue *q = &self.dispatch_queue
-        cdef Sink sink
-        if q.head == q.n:
-            q.head = q.n = 0
-            return None
-        sink = <Sink>q.items[q.head]
+        cdef Sink sink = <Sink>q.items[q.head]
         Py_DECREF(sink)  # the queue's reference; `sink` holds its own
         q.head += 1
         sink.in_dispatch = False
         return sink
+
+    cdef void end_dispatch(self) noexcept:
+        """Give back the places of the sinks that were taken.
+
+        Those that are left were added meanwhile: each is moved once.
+        """
+        cdef SinkQueue *q = &self.dispatch_queue
+        q.n -= q.head
+        if q.n:
+            memmove(q.items, q.items + q.head, q.n * sizeof(PyObject *))
+        q.head = 0
 
     cdef int to_flush(self, Sink sink) except -1:
         if not sink.in_flush and not self.closed:

@@ -62,6 +62,7 @@ cdef class Harness:
         for _ in range(n):
             sink = self.driver.next_dispatch()
             sink.dispatch()
+        self.driver.end_dispatch()
         return n
 
     def submit(self):
@@ -76,6 +77,11 @@ cdef class Harness:
     @property
     def live(self):
         return self.driver.live
+
+    @property
+    def dispatch_capacity(self):
+        """How many sinks the dispatch queue has room for now."""
+        return self.driver.dispatch_queue.cap
 
     @property
     def sleeping(self):
