@@ -449,7 +449,7 @@ def test_closing_a_loop_full_of_life_crashes_nothing_and_frees_all(driver: str) 
     transports = loop.run_until_complete(lively(far))
     closing = sum(transport.is_closing() for transport in transports)
     assert closing == 4
-    transports[0].write(b"never flushed")
+    transports[0].write(b"flushed by close()")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loop.close()

@@ -406,6 +406,58 @@ def test_exit_exceptions_come_out_and_nothing_behind_is_lost(
     writer.close()
 
 
+def connected(
+    loop: ringloop.EventLoop, sock: socket.socket
+) -> tuple[asyncio.Transport, asyncio.Protocol]:
+    return loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=sock))
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_what_was_written_before_an_exit_exception_is_sent(
+    loop: ringloop.EventLoop, pair: tuple[socket.socket, socket.socket], kind: type[BaseException]
+) -> None:
+    transport, _ = connected(loop, pair[0])
+
+    def leave() -> None:
+        transport.write(b"bye")
+        raise kind("out")
+
+    loop.call_soon(leave)
+    with pytest.raises(kind, match="out"):
+        loop.run_forever()
+    assert pair[1].recv(10, socket.MSG_DONTWAIT) == b"bye"
+    transport.close()
+
+
+def test_what_was_written_outside_a_run_is_sent_when_the_loop_is_closed(
+    loop: ringloop.EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    transport, _ = connected(loop, pair[0])
+    transport.pause_reading()
+    loop.run_until_complete(asyncio.sleep(0))
+    transport.write(b"bye")
+    loop.close()
+    assert pair[1].recv(10, socket.MSG_DONTWAIT) == b"bye"
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del transport
+        gc.collect()
+
+
+def test_what_was_written_behind_a_send_is_sent_when_the_loop_is_closed(
+    loop: ringloop.EventLoop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    transport, _ = connected(loop, pair[0])
+    loop.call_soon(transport.write, b"a")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    transport.write(b"b")
+    loop.close()
+    assert pair[1].recv(10, socket.MSG_DONTWAIT) == b"ab"
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del transport
+        gc.collect()
+
+
 @pytest.mark.parametrize("size", [100, 4 << 20], ids=["small", "bulk"])
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 def test_an_exit_exception_in_data_received_loses_no_byte_and_no_eof(

@@ -301,12 +301,15 @@ cdef class CoreLoop:
             events._set_running_loop(self)
             self._enter_signals()
             self.driver.attach()
-            while True:
-                self.run_once()
-                if self._stopping:
-                    break
-            # What was written last leaves now, not when the loop runs again.
-            self.driver.submit()
+            try:
+                while True:
+                    self.run_once()
+                    if self._stopping:
+                        break
+            finally:
+                # What was written last leaves now, not when the loop runs again.
+                if not self.forked:
+                    self.driver.submit()
         finally:
             self._stopping = False
             self._thread_id = None

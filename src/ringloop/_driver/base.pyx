@@ -177,7 +177,10 @@ cdef class Driver:
         return 0
 
     cdef int drain(self) except -1:
-        """Cancel everything and collect the last completions (bounded in time)."""
+        """Send what was written, cancel everything and collect the last completions.
+
+        Bounded in time. Part of close().
+        """
         raise NotImplementedError
 
     cdef int close(self) except -1:

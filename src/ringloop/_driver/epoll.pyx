@@ -196,6 +196,8 @@ cdef class EpollDriver(ReadinessDriver):
 
     cdef int drain(self) except -1:
         cdef uint32_t i
+        self.run(0)
+        self.run(0)  # what waited for the end of a send in flight
         for i in range(1, self.nslots):
             if self.slots[i].kind != OP_NONE:
                 self.cancel((<uint64_t>self.slots[i].gen << 32) | i)
@@ -205,7 +207,7 @@ cdef class EpollDriver(ReadinessDriver):
     cdef int close(self) except -1:
         if self.closed:
             return 0
-        if self.live:
+        if self.live or self.flush_queue.n:
             self.drain()
         self.closed = True
         self.drop_slots()

@@ -537,6 +537,8 @@ cdef class UringDriver(ReadinessDriver):
         cdef int tries = 0
         if self.thread != <unsigned long>gettid():
             return 0  # never ran, or ran elsewhere: closing the ring cancels
+        self.run(0)
+        self.run(0)  # what waited for the end of a send in flight
         for i in range(1, self.nslots):
             s = &self.slots[i]
             if s.kind == OP_POLL or s.kind == OP_WATCH:
@@ -559,7 +561,7 @@ cdef class UringDriver(ReadinessDriver):
     cdef int close(self) except -1:
         if self.closed:
             return 0
-        if self.live > 2:
+        if self.live > 2 or self.flush_queue.n:
             self.drain()
         self.closed = True
         self.ring.close()

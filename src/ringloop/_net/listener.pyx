@@ -49,6 +49,10 @@ cdef class Listener(Sink):
         # Linux hands it down to accepted sockets: one call less for each.
         set_nodelay(sock.fileno(), sock.family)
 
+    def __del__(self):
+        for fd in self.accepted or ():  # the loop was closed before it told of them
+            close_fd(fd)
+
     def __repr__(self):
         return f"<Listener {self.sock!r}>"
 
