@@ -140,6 +140,27 @@ def test_calls_from_a_thread_before_the_loop_runs_are_kept(loop: ringloop.EventL
     assert seen == list(range(1000))
 
 
+def test_a_call_that_comes_while_a_replaced_time_runs_wakes_the_loop(driver: str) -> None:
+    class Loop(ringloop.EventLoop):
+        disturbed = False
+
+        def time(self) -> float:
+            if self.disturbed:
+                self.disturbed = False
+                Thread(self.call_soon_threadsafe, self.stop).join()
+            return super().time()
+
+    loop = Loop(drivers.make(driver))
+    hung: list[bool] = []
+    # The loop asks for the time as it has a timer.
+    guard = loop.call_later(TIMEOUT_S, lambda: (hung.append(True), loop.stop()))
+    loop.call_soon(setattr, loop, "disturbed", True)
+    loop.run_forever()
+    assert not hung
+    guard.cancel()
+    loop.close()
+
+
 def test_another_thread_stops_a_loop(loop: ringloop.EventLoop) -> None:
     running = threading.Event()
     loop.call_soon(running.set)

@@ -280,6 +280,33 @@ def test_an_exception_in_a_callback_is_reported_and_the_watch_goes_on(
     assert {type(error) for error in errors} == {ZeroDivisionError}
 
 
+@pytest.mark.parametrize("schedule", ["soon", "later"])
+def test_what_the_destructor_of_a_watched_object_schedules_is_not_waited_with(
+    loop: Loop, pair: Pair, schedule: str
+) -> None:
+    """The last reference may go just before the loop waits."""
+
+    class Connection:
+        def fileno(self) -> int:
+            return pair[0].fileno()
+
+        def __del__(self) -> None:
+            if schedule == "soon":
+                gone.set_result(None)
+            else:
+                loop.call_later(0.001, gone.set_result, None)
+
+    async def main() -> None:
+        connection = Connection()
+        loop.add_reader(connection, pytest.fail)
+        loop.remove_reader(connection)
+        del connection
+        await gone
+
+    gone = loop.create_future()
+    loop.run_until_complete(asyncio.wait_for(main(), TIMEOUT))
+
+
 def test_a_number_that_was_removed_closed_and_reused(loop: Loop) -> None:
     got: list[bytes] = []
 

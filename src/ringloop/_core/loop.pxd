@@ -66,6 +66,17 @@ cdef inline double monotonic() noexcept:
     return ts.tv_sec + ts.tv_nsec * 1e-9
 
 
+cdef inline void rouse(Driver driver) noexcept:
+    """End a wait that the loop began, or is about to begin, before something was scheduled.
+
+    That was another thread or, in the loop's own, a destructor inside driver.run(). No
+    Python code runs between the loop's look at its queues and the setting of the flag.
+    """
+    if driver.sleeping:
+        driver.sleeping = False  # one write ends the wait
+        driver.wake()
+
+
 cdef inline TimerHandle new_timer(CoreLoop loop, double when_s, PyObject **call, Py_ssize_t n,
                                   PyObject *context, str method):
     """call_at(): `call` is the callback and its arguments, `n` in all."""
@@ -84,4 +95,5 @@ cdef inline TimerHandle new_timer(CoreLoop loop, double when_s, PyObject **call,
     if loop._debug:
         loop.check_handle(h, method)
     loop.timers.push(h)
+    rouse(loop.driver)
     return h

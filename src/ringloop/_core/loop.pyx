@@ -160,6 +160,7 @@ cdef class CoreLoop:
         Py_INCREF(h)
         self.ready[(self.ready_head + self.ready_n) & self.ready_mask] = <PyObject *>h
         self.ready_n += 1
+        rouse(self.driver)
         return 0
 
     cdef Handle blank(self):
@@ -234,13 +235,8 @@ cdef class CoreLoop:
     def call_soon_threadsafe(self, callback, *args, context=None):
         """Like call_soon(), from any thread."""
         cdef tuple call = (callback, *args)
-        cdef Handle h = self.soon(PySequence_Fast_ITEMS(call), len(call), <PyObject *>context,
-                                  "call_soon_threadsafe")
-        # The flag is set right after the loop's last look at the queue, with the GIL
-        # held: a loop that does not have it set yet will see the handle.
-        if self.driver.sleeping:
-            self.driver.wake()
-        return h
+        return self.soon(PySequence_Fast_ITEMS(call), len(call), <PyObject *>context,
+                         "call_soon_threadsafe")
 
     def call_later(self, delay, callback, *args, context=None):
         """Arrange for `callback(*args)` to be called after `delay` seconds.
@@ -336,6 +332,8 @@ cdef class CoreLoop:
         if n or self._stopping or self.driver.dispatch_queue.n:
             timeout = 0
         elif self.timers.pending():
+            # A replaced time() is Python code: other threads may have their turn in it.
+            self.driver.sleeping = True
             timeout = min(max(0.0, self.timers.first() - self.clock()), MAX_WAIT_S)
         self.driver.run(timeout)
         # Which timers run is decided here: what becomes due while callbacks run comes
