@@ -326,42 +326,90 @@ def test_a_child_forked_inside_a_callback_runs_a_loop_of_its_own(
     assert children[0].result() == "used"
 
 
-def test_a_child_that_returns_into_the_loop_comes_out_with_the_error(service: Service) -> None:
-    """os.fork() in a callback without an exit: the child must not go on as a second parent."""
+def fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def said_by_the_child(loop: ringloop.EventLoop) -> str:
+    """Run a loop in which somebody forks; how it ended in the child, which came back here."""
     answers, answer = os.pipe()
     parent = os.getpid()
-    pids: list[int] = []
-
-    def fork() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pids.append(os.fork())
-
-    others: list[int] = []
-    service.loop.call_soon(fork)
-    service.loop.call_soon(lambda: others.append(os.getpid()))
-    service.loop.call_soon(service.loop.stop)
+    hooks = sys.get_asyncgen_hooks()
     said = "came out without an error"
     try:
-        service.loop.run_forever()
+        loop.run_forever()
     except BaseException as exc:
         said = f"{type(exc).__name__}: {exc}"
+        if sys.get_asyncgen_hooks() != hooks:
+            said += ", with the hooks of the loop"
     finally:
         if os.getpid() != parent:
-            os.write(answer, f"{said}, {others}".encode())
+            os.write(answer, said.encode())
             os._exit(0)
     assert said == "came out without an error"
-    assert others == [parent]
-    assert pids[0] > 0
+    os.close(answer)
     assert select.select([answers], [], [], TIMEOUT_S)[0], "the child hangs"
     message = os.read(answers, 1000).decode()
-    assert os.waitpid(pids[0], 0)[1] == 0
     os.close(answers)
-    os.close(answer)
+    return message
+
+
+def check_children(pids: list[int]) -> None:
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0]
+
+
+def test_a_child_that_returns_into_the_loop_comes_out_with_the_error(service: Service) -> None:
+    """os.fork() in a callback without an exit: the child must not go on as a second parent."""
+    pids: list[int] = []
+    others, other = os.pipe()
+    service.loop.call_soon(lambda: pids.append(fork()))
+    service.loop.call_soon(os.write, other, b"x")
+    service.loop.call_soon(service.loop.stop)
+    message = said_by_the_child(service.loop)
+    check_children(pids)
     assert message.startswith("RuntimeError: ")
     assert "fork" in message
-    assert message.endswith(", []"), "it ran callbacks of the parent's"
+    assert os.read(others, 10) == b"x", "the child ran a callback of the parent's, too"
+    os.close(others)
+    os.close(other)
     service.check()
+
+
+def test_a_child_forked_by_a_signal_handler_comes_out_with_the_error(
+    loop: ringloop.EventLoop,
+) -> None:
+    """The handler runs when the signal has ended the wait, in no callback."""
+    pids: list[int] = []
+
+    def handler(*_: Any) -> None:
+        pids.append(fork())
+        if pids != [0]:
+            loop.stop()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    message = said_by_the_child(loop)
+    signal.signal(signal.SIGALRM, before)
+    check_children(pids)
+    assert message.startswith("RuntimeError: ")
+    assert "fork" in message
+
+
+def test_a_child_that_exits_in_the_loop_exits_as_it_wants(loop: ringloop.EventLoop) -> None:
+    pids: list[int] = []
+
+    def leave() -> None:
+        pids.append(fork())
+        if pids == [0]:
+            sys.exit(3)
+        loop.stop()
+
+    loop.call_soon(leave)
+    message = said_by_the_child(loop)
+    check_children(pids)
+    assert message == "SystemExit: 3"
 
 
 def test_a_child_does_not_run_the_parents_timers(service: Service) -> None:

@@ -342,6 +342,8 @@ cdef class CoreLoop:
             due_s = self.clock() + self.clock_resolution
         if timeout != 0:
             PyErr_CheckSignals()  # the Python handler of a signal that ended the wait
+            if self.forked:
+                self.check_usable()
         if n:
             self.run_ready(n)
         if self.driver.dispatch_queue.n:

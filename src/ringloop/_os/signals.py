@@ -137,3 +137,5 @@ class SignalMethods:
                 os.close(sock.detach())
             self._signal_rx = self._signal_tx = None
         self._signal_handlers = {}
+        self._signals_running = False
+        self._outer_wakeup_fd = -1
