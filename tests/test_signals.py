@@ -194,6 +194,51 @@ def test_an_exception_in_a_handler_reaches_the_exception_handler(
     run(main())
 
 
+@pytest.mark.parametrize("when", ["run", "add"])
+def test_a_signal_while_the_loop_takes_the_wakeup_fd_is_not_lost(
+    loop: ringloop.EventLoop, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    set_wakeup_fd = signal.set_wakeup_fd
+    todo = [signal.SIGUSR1]
+
+    def set_and_disturb(fd: int, **options: Any) -> int:
+        before = set_wakeup_fd(fd, **options)
+        while todo:
+            signal.raise_signal(todo.pop())
+        return before
+
+    received = next_signal(loop, signal.SIGUSR1)
+    monkeypatch.setattr(signal, "set_wakeup_fd", set_and_disturb)
+    if when == "add":
+        loop.add_signal_handler(signal.SIGUSR2, int)
+    loop.run_until_complete(asyncio.wait_for(received, TIMEOUT_S))
+    assert not todo
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.remove_signal_handler(number)
+
+
+def test_a_loop_closed_in_another_thread_is_closed_though_its_handlers_cannot_be_removed(
+    driver: str,
+) -> None:
+    loop = ringloop.EventLoop(driver)
+    loop.add_signal_handler(signal.SIGUSR1, int)
+    said: list[str] = []
+
+    def close() -> None:
+        with pytest.raises(ValueError, match="main thread") as caught:
+            loop.close()
+        said.append(str(caught.value))
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    signal.set_wakeup_fd(-1)
+    assert len(said) == 1
+    assert loop.is_closed()
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call_soon(int)
+
+
 def test_closing_the_loop_removes_its_handlers(driver: str) -> None:
     loop = ringloop.EventLoop(driver)
     loop.add_signal_handler(signal.SIGUSR1, int)
@@ -286,6 +331,20 @@ def test_two_loops_in_turn_take_the_wakeup_fd_in_turn(
         chosen.run_until_complete(asyncio.wait_for(received, TIMEOUT_S))
         chosen.remove_signal_handler(signal.SIGUSR1)
     other.close()
+
+
+def test_an_outer_wakeup_fd_that_was_closed_meanwhile_harms_no_later_run(
+    loop: ringloop.EventLoop, driver: str
+) -> None:
+    other = ringloop.EventLoop(driver)
+    other.add_signal_handler(signal.SIGUSR1, int)
+
+    async def close_other() -> None:
+        other.close()
+
+    loop.run_until_complete(close_other())
+    loop.run_until_complete(asyncio.sleep(0))
+    assert wakeup_fd() == -1
 
 
 def test_a_loop_in_another_thread_touches_no_signals(driver: str, outer_fd: int) -> None:

@@ -113,11 +113,13 @@ class EventLoop(
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._remove_signal_handlers()
-        self._close_base()
-        self._close_resolver()
-        self._close_core()
-        self._close_signal_sockets()
+        try:
+            self._remove_signal_handlers()
+        finally:  # only the main thread may remove them
+            self._close_base()
+            self._close_resolver()
+            self._close_core()
+            self._close_signal_sockets()
 
     def _make_socket_transport(
         self,

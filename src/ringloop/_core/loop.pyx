@@ -309,10 +309,10 @@ cdef class CoreLoop:
         finally:
             self._stopping = False
             self._thread_id = None
-            self._exit_signals()
             events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*hooks)
+            self._exit_signals()
 
     def stop(self):
         """Stop after the current iteration; callbacks already scheduled still run."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from asyncio import unix_events
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
@@ -82,14 +83,16 @@ class SignalMethods:
 
     def _take_wakeup_fd(self) -> bool:
         """Have signals written to our socket; False outside the main thread."""
-        try:
-            current = signal.set_wakeup_fd(-1)
-        except ValueError:
+        if threading.current_thread() is not threading.main_thread():
             return False
         ours = self._csock.fileno()
+        # In one step: a signal that comes while there is none would be lost.
+        try:
+            current = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        except ValueError:
+            return False  # where Python is embedded, `threading` may take another for it
         if current != ours:
             self._outer_wakeup_fd = current
-        signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         return True
 
     def _settle_wakeup_fd(self) -> None:
@@ -97,7 +100,10 @@ class SignalMethods:
         if self._signals_running or self._signal_handlers:
             signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
             return
-        current = signal.set_wakeup_fd(self._outer_wakeup_fd)
+        try:
+            current = signal.set_wakeup_fd(self._outer_wakeup_fd)
+        except (OSError, ValueError):  # closed by its owner meanwhile
+            current = signal.set_wakeup_fd(-1)
         # -1: the standard library's remove_signal_handler() was here before.
         if current not in (-1, self._csock.fileno()):
             signal.set_wakeup_fd(current)  # somebody took it from us meanwhile
