@@ -64,7 +64,7 @@ from ringloop._sys.uring cimport (
     RL_CQE_MORE, RL_OP_ACCEPT, RL_OP_ASYNC_CANCEL,
     RL_OP_POLL_ADD, RL_OP_RECV, RL_OP_SEND, RL_OP_SENDMSG, RL_OP_SUPPORTED,
     RL_POLL_ADD_MULTI, RL_RECVSEND_POLL_FIRST, RL_RECV_MULTISHOT, RL_SETUP_NO_SQARRAY,
-    RL_FEAT_NO_IOWAIT, RL_FEAT_RECVSEND_BUNDLE, RL_SQE_BUFFER_SELECT, Probe,
+    RL_FEAT_NO_IOWAIT, RL_SQE_BUFFER_SELECT, Probe,
     gettid, rl_load_relaxed, rl_store_release,
 )
 
@@ -119,7 +119,6 @@ cdef class UringDriver(ReadinessDriver):
         return {
             "no_sqarray": bool(self.ring.setup_flags & RL_SETUP_NO_SQARRAY),
             "no_iowait": bool(f & RL_FEAT_NO_IOWAIT),
-            "recvsend_bundle": bool(f & RL_FEAT_RECVSEND_BUNDLE),
             "multishot_accept": bool(self.accept_multishot),
             "sq_entries": self.ring.sq_entries,
             "cq_entries": self.ring.cq_entries,

@@ -129,7 +129,6 @@ enum {
     RL_SETUP_NO_SQARRAY = 1u << 16,
 
     RL_FEAT_SINGLE_MMAP = 1u << 0,
-    RL_FEAT_RECVSEND_BUNDLE = 1u << 14,
     RL_FEAT_NO_IOWAIT = 1u << 17,
 
     RL_ENTER_GETEVENTS = 1u << 0,
