@@ -548,6 +548,35 @@ def test_a_loop_with_more_operations_than_its_queues_hold_moves(
     loop.close()
 
 
+@pytest.mark.parametrize("size", ["real", "tiny"])
+def test_a_loop_that_moves_with_more_sends_done_than_its_queue_holds_sends_none_again(
+    driver: str, homes: Iterator[Home], socketpair: Pairs, size: str
+) -> None:
+    if size == "tiny" and driver != "uring":
+        pytest.skip("only io_uring has queues whose size can be chosen")
+    loop = ringloop.EventLoop(drivers.make("tiny-uring" if size == "tiny" else driver))
+    home = next(homes)
+    pairs = [socketpair() for _ in range(30)]
+    protocols = [connect(loop, home, ours) for ours, _ in pairs]
+
+    def write_and_stop() -> None:
+        for protocol in protocols:
+            protocol.transport.write(b"once")
+        loop.stop()
+
+    loop.call_soon(write_and_stop)
+    home.pool.submit(loop.run_forever).result(TIMEOUT_S)
+    home = next(homes)
+    for protocol in protocols:
+        loop.call_soon(protocol.transport.close)
+    home.run(loop, lambda: all(p.lost for p in protocols))
+    for _, theirs in pairs:
+        theirs.settimeout(TIMEOUT_S)
+        assert theirs.recv(100) == b"once"
+        assert theirs.recv(100) == b""
+    loop.close()
+
+
 def test_a_moved_server_goes_on_accepting(loop: ringloop.EventLoop, homes: Iterator[Home]) -> None:
     made: list[Collector] = []
 

@@ -46,6 +46,7 @@ cdef class Ring:
     cdef uint32_t unsubmitted(self) noexcept
     cdef uint32_t ready(self) noexcept
     cdef bint needs_enter(self) noexcept
+    cdef bint overflowed(self) noexcept
     cdef int enter(self, uint32_t wait, double timeout) noexcept
     cdef BufferRing add_buffers(self, uint16_t group, uint32_t count, uint32_t size)
     cdef int probe(self, Probe *p) noexcept

@@ -181,6 +181,10 @@ cdef class Ring:
         """The kernel has work that only an enter runs."""
         return (rl_load_relaxed(self.sq_flags) & (RL_SQ_TASKRUN | RL_SQ_CQ_OVERFLOW)) != 0
 
+    cdef bint overflowed(self) noexcept:
+        """The kernel has completions for which the queue had no room."""
+        return (rl_load_relaxed(self.sq_flags) & RL_SQ_CQ_OVERFLOW) != 0
+
     cdef int enter(self, uint32_t wait, double timeout) noexcept:
         """Submit all, wait for `wait` completions or `timeout` seconds (negative: ever).
 

@@ -11,7 +11,7 @@ cdef class UringDriver(ReadinessDriver):
     cdef Ring ring
     cdef BufferRing buffers
     cdef tuple sizes              # submissions, completions, buffers, bytes in one
-    cdef unsigned long thread     # whose ring it is; 0 until the first attach()
+    cdef uint64_t thread          # whose ring it is; 0 until the first attach()
     cdef bint accept_multishot
     cdef bint moving              # to another thread: see rebuild()
     cdef uint64_t wake_token
@@ -22,7 +22,7 @@ cdef class UringDriver(ReadinessDriver):
     cdef Py_ssize_t nbacklog, backlog_cap
 
     cdef tuple new_ring(self)
-    cdef int rebuild(self, unsigned long me) except -1
+    cdef int rebuild(self, uint64_t me) except -1
     cdef Sqe *sqe(self) except NULL
     cdef int push(self, uint64_t token) except -1
     cdef uint64_t start(self, uint64_t token) except 0

@@ -65,7 +65,7 @@ from ringloop._sys.uring cimport (
     RL_OP_POLL_ADD, RL_OP_RECV, RL_OP_SEND, RL_OP_SENDMSG, RL_OP_SUPPORTED,
     RL_POLL_ADD_MULTI, RL_RECVSEND_POLL_FIRST, RL_RECV_MULTISHOT, RL_SETUP_NO_SQARRAY,
     RL_FEAT_NO_IOWAIT, RL_SQE_BUFFER_SELECT, Probe,
-    gettid, rl_load_relaxed, rl_store_release,
+    rl_load_relaxed, rl_store_release, this_thread,
 )
 
 # 256 x 2 KiB is half of a common L2 cache, and the kernel walks through all of
@@ -147,8 +147,7 @@ cdef class UringDriver(ReadinessDriver):
         return ring, ring.add_buffers(RECV_GROUP, buffers, buffer_size)
 
     cdef int attach(self) except -1:
-        # Not pthread's identifier: the next thread may have that of one that ended.
-        cdef unsigned long me = gettid()
+        cdef uint64_t me = this_thread()
         if self.thread == me:
             return 0
         if self.thread == 0:
@@ -157,7 +156,7 @@ cdef class UringDriver(ReadinessDriver):
             return 0
         return self.rebuild(me)
 
-    cdef int rebuild(self, unsigned long me) except -1:
+    cdef int rebuild(self, uint64_t me) except -1:
         """The loop moved to another thread: a new ring, everything armed again."""
         cdef uint32_t i
         cdef Slot *s
@@ -327,7 +326,7 @@ cdef class UringDriver(ReadinessDriver):
         self.cancel(token)
         if s.kind == OP_POLL or s.kind == OP_WATCH:
             return 0  # epoll holds no file
-        if self.thread != <unsigned long>gettid():
+        if self.thread != this_thread():
             return 0  # not running: the ring's thread, or its end, does the rest
         # One enter cancels and runs the deferred work that drops the file. More
         # only if the queues were full.
@@ -349,9 +348,16 @@ cdef class UringDriver(ReadinessDriver):
         s = self.slot_of(self.epoll_token)
         if s != NULL and not s.armed:
             self.push(self.epoll_token)
+        cdef int tries = 0
         return 0
 
     cdef int submit(self) except -1:
+        # The loop may go on in another thread, which can take what is in the queue, but not
+        # what the queue had no room for: it would be done again there.
+        while self.ring.overflowed() and tries < 100:
+            self.save_backlog()
+            self.enter(0, 0)
+            tries += 1
         self.prepare()
         if self.ring.unsubmitted():
             self.enter(0, 0)
@@ -534,7 +540,7 @@ cdef class UringDriver(ReadinessDriver):
         cdef Slot *s
         cdef Sqe *e
         cdef int tries = 0
-        if self.thread != <unsigned long>gettid():
+        if self.thread != this_thread():
             return 0  # never ran, or ran elsewhere: closing the ring cancels
         self.run(0)
         self.run(0)  # what waited for the end of a send in flight

@@ -202,9 +202,14 @@ static inline int rl_uring_register(int fd, unsigned op, void *arg, unsigned n) 
     return r < 0 ? -errno : (int)r;
 }
 
-/* gettid() is a symbol of glibc 2.30, and wheels are for 2.28 and newer. */
-static inline int rl_gettid(void) {
-    return (int)syscall(SYS_gettid);
+/* A number of the calling thread's own. The kernel's and pthread's identifiers of a thread
+ * that ended are given to others. Called with the GIL held. */
+static inline uint64_t rl_this_thread(void) {
+    static uint64_t last;
+    static _Thread_local uint64_t mine;
+    if (mine == 0)
+        mine = ++last;
+    return mine;
 }
 
 /* The ring indices are shared with the kernel: a tail is read with acquire

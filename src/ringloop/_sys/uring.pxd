@@ -84,7 +84,7 @@ cdef extern from "uring.h" nogil:
     int rl_uring_enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
                        const void *arg, size_t size)
     int rl_uring_register(int fd, unsigned op, void *arg, unsigned n)
-    int gettid "rl_gettid"()
+    uint64_t this_thread "rl_this_thread"()
     uint32_t rl_load_acquire(const uint32_t *p)
     uint32_t rl_load_relaxed(const uint32_t *p)
     void rl_store_release(uint32_t *p, uint32_t v)
