@@ -415,9 +415,10 @@ cdef class UringDriver(ReadinessDriver):
                 self.on_cqe(&cqe)
             self.nbacklog = 0
         n = self.ring.ready()
-        while n:
+        while n and self.nbacklog == 0:
             # The head moves on before the completion is handled: a re-arm may have
-            # to submit, and that may move what is left to the backlog.
+            # to submit, and that may move what is left to the backlog, before which
+            # nothing newer may be handled.
             head = rl_load_relaxed(self.ring.cq_head)
             cqe = self.ring.cqes[head & self.ring.cq_mask]
             rl_store_release(self.ring.cq_head, head + 1)
