@@ -117,6 +117,8 @@ cdef class Driver:
     cdef Slot *slot_of(self, uint64_t token) noexcept
     cdef void complete(self, uint64_t token, int res, bint more, const char *data) noexcept
     cdef void free_slot(self, uint64_t token) noexcept
+    cdef uint64_t new_sendv_slot(self, Sink sink, int fd, object keep, const iovec *iov,
+                                 int niov) except 0
     cdef uint64_t new_file_slot(self, Sink sink, const FileOp *op, object keep) except 0
     cdef void leak_file(self, Slot *s) noexcept
     cdef void discard(self, uint64_t token) noexcept
@@ -124,7 +126,6 @@ cdef class Driver:
     cdef void collect_posted(self) noexcept
     cdef int flush_sinks(self) except -1
     cdef void drop_slots(self) noexcept
-    cdef void *aux_iov(self, const iovec *iov, int niov) except NULL
 
 
 cdef object os_error(int number, str what)

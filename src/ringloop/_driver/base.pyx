@@ -352,18 +352,29 @@ cdef class Driver:
         self.free_head = <uint32_t>token
         self.live -= 1
 
+    cdef uint64_t new_sendv_slot(self, Sink sink, int fd, object keep, const iovec *iov,
+                                 int niov) except 0:
+        """new_slot for a send from several buffers: in aux a msghdr, followed by the iovecs."""
+        cdef uint64_t token = self.new_slot(sink, OP_SENDV, fd, keep)
+        cdef msghdr *m = <msghdr *>malloc(sizeof(msghdr) + niov * sizeof(iovec))
+        if m == NULL:
+            self.discard(token)
+            raise MemoryError
+        memset(m, 0, sizeof(msghdr))
+        m.msg_iov = <iovec *>(m + 1)
+        m.msg_iovlen = niov
+        memcpy(m.msg_iov, iov, niov * sizeof(iovec))
+        self.slots[<uint32_t>token].aux = m
+        return token
+
     cdef uint64_t new_file_slot(self, Sink sink, const FileOp *op, object keep) except 0:
         """new_slot for a file operation, with a copy of `op` in aux."""
-        cdef uint64_t token
+        cdef uint64_t token = self.new_slot(sink, OP_FILE, op.fd, keep)
         cdef FileOp *copy = <FileOp *>malloc(sizeof(FileOp))
         if copy == NULL:
+            self.discard(token)
             raise MemoryError
         copy[0] = op[0]
-        try:
-            token = self.new_slot(sink, OP_FILE, op.fd, keep)
-        except BaseException:
-            free(copy)
-            raise
         self.slots[<uint32_t>token].aux = copy
         return token
 
@@ -429,14 +440,3 @@ cdef class Driver:
             self.complete(self.posted[i].token, self.posted[i].res, False, NULL)
             i += 1
         self.nposted = 0
-
-    cdef void *aux_iov(self, const iovec *iov, int niov) except NULL:
-        """A msghdr followed by a copy of `iov`, in one allocation, for a slot's aux."""
-        cdef msghdr *m = <msghdr *>malloc(sizeof(msghdr) + niov * sizeof(iovec))
-        if m == NULL:
-            raise MemoryError
-        memset(m, 0, sizeof(msghdr))
-        m.msg_iov = <iovec *>(m + 1)
-        m.msg_iovlen = niov
-        memcpy(m.msg_iov, iov, niov * sizeof(iovec))
-        return m

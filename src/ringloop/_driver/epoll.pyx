@@ -84,25 +84,17 @@ cdef class EpollDriver(ReadinessDriver):
                        bint poll_first) except 0:
         cdef uint64_t token = self.new_slot(sink, OP_SEND, fd, keep)
         cdef Slot *s = self.slot_of(token)
-        cdef ssize_t r = -EAGAIN
-        s.mask = EPOLLOUT
         s.ptr = <char *>p
         s.n = min(n, <size_t>0x7ffff000)
-        if not poll_first:
-            r = self.do_send(s)
-        if r == -EAGAIN or r == -EINTR:
-            self.arm(token)
-        else:
-            self.post(token, <int>r)
-        return token
+        return self.try_send(token, poll_first)
 
     cdef uint64_t sendv(self, Sink sink, int fd, object keep, const iovec *iov, int niov,
                         bint poll_first) except 0:
-        cdef void *aux = self.aux_iov(iov, niov)
-        cdef uint64_t token = self.new_slot(sink, OP_SENDV, fd, keep)
+        return self.try_send(self.new_sendv_slot(sink, fd, keep, iov, niov), poll_first)
+
+    cdef uint64_t try_send(self, uint64_t token, bint poll_first) except 0:
         cdef Slot *s = self.slot_of(token)
         cdef ssize_t r = -EAGAIN
-        s.aux = aux
         s.mask = EPOLLOUT
         if not poll_first:
             r = self.do_send(s)

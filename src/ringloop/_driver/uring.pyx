@@ -287,11 +287,8 @@ cdef class UringDriver(ReadinessDriver):
 
     cdef uint64_t sendv(self, Sink sink, int fd, object keep, const iovec *iov, int niov,
                         bint poll_first) except 0:
-        cdef void *aux = self.aux_iov(iov, niov)
-        cdef uint64_t token = self.new_slot(sink, OP_SENDV, fd, keep)
-        cdef Slot *s = self.slot_of(token)
-        s.aux = aux
-        s.poll_first = poll_first
+        cdef uint64_t token = self.new_sendv_slot(sink, fd, keep, iov, niov)
+        self.slot_of(token).poll_first = poll_first
         return self.start(token)
 
     cdef uint64_t accept_start(self, Sink sink, int fd) except 0:
