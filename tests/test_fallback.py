@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import pytest
 
 import ringloop
 from ringloop._driver import choose
+from ringloop._driver.uring import UringDriver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -314,6 +316,19 @@ def test_without_lockable_memory_a_program_works_on_what_can_be_had() -> None:
 
 
 # -- in this process -----------------------------------------------------------------
+
+
+def test_without_memory_for_the_receive_buffers_it_is_epoll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if (why_not := choose.why_not_uring()) is not None:
+        pytest.skip(why_not)
+    larger_than_any_address_space = partial(UringDriver, buffers=1 << 16, buffer_size=(1 << 32) - 1)
+    monkeypatch.setattr(choose, "UringDriver", larger_than_any_address_space)
+    driver, reason = choose._choose("auto")
+    assert driver.name == "epoll"
+    assert reason is not None
+    assert "no memory" in reason
 
 
 @pytest.fixture

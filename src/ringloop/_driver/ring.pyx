@@ -219,7 +219,7 @@ cdef class Ring:
         b.ring = <Buf *>_map(count * sizeof(Buf), MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         b.memory = <char *>_map(<size_t>count * size, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if b.ring == NULL or b.memory == NULL:
-            raise MemoryError
+            raise os_error(errno, "mmap of the receive buffers")
         memset(&reg, 0, sizeof(reg))
         reg.ring_addr = <uint64_t>b.ring
         reg.ring_entries = count

@@ -1,13 +1,11 @@
 """Whether io_uring works here, by trying what cannot be asked for."""
-from ringloop._sys.errno cimport errno
+from ringloop._sys.errno cimport EOPNOTSUPP, errno
 
 from ringloop._driver.base cimport Completion, Sink, os_error
 from ringloop._driver.uring cimport UringDriver
 from ringloop._sys.posix cimport (
     AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, close as close_fd, socketpair, write,
 )
-
-import errno as _errno
 
 
 cdef class _TestSink(Sink):
@@ -46,5 +44,5 @@ def self_test() -> list:
         close_fd(fds[0])
         close_fd(fds[1])
     if sink.got != b"ringloop":
-        raise OSError(_errno.EOPNOTSUPP, "multishot receive", "self-test")
+        raise os_error(EOPNOTSUPP, "self-test of multishot receive")
     return []

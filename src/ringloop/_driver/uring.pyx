@@ -345,19 +345,19 @@ cdef class UringDriver(ReadinessDriver):
         s = self.slot_of(self.epoll_token)
         if s != NULL and not s.armed:
             self.push(self.epoll_token)
-        cdef int tries = 0
         return 0
 
     cdef int submit(self) except -1:
+        cdef int tries = 0
+        self.prepare()
+        if self.ring.unsubmitted():
+            self.enter(0, 0)
         # The loop may go on in another thread, which can take what is in the queue, but not
         # what the queue had no room for: it would be done again there.
         while self.ring.overflowed() and tries < 100:
             self.save_backlog()
             self.enter(0, 0)
             tries += 1
-        self.prepare()
-        if self.ring.unsubmitted():
-            self.enter(0, 0)
         return 0
 
     cdef int run(self, double timeout) except -1:
