@@ -688,6 +688,17 @@ def test_a_task_factory_makes_the_tasks_and_goes_away_again(loop: ringloop.Event
     assert loop.run_until_complete(kind()) is asyncio.Task
 
 
+def test_a_task_factory_gets_no_keywords_that_nobody_gave(loop: ringloop.EventLoop) -> None:
+    def factory(loop: Any, coro: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=loop)
+
+    async def answer() -> int:
+        return 42
+
+    loop.set_task_factory(factory)
+    assert loop.run_until_complete(answer()) == 42
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 def test_eager_tasks_run_up_to_their_first_wait_at_once(
     loop: ringloop.EventLoop, run: Callable[..., Any]

@@ -126,9 +126,9 @@ cdef class CoreLoop:
         """An asyncio.Future of this loop."""
         return new_future(self)
 
-    def create_task(self, coro, *, name=None, context=None, **options):
+    def create_task(self, coro, **options):
         """Run a coroutine concurrently: an asyncio.Task, or what the task factory makes."""
-        return _create_task(self, coro, name=name, context=context, **options)
+        return _create_task(self, coro, **options)
 
     # -- scheduling ------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ cdef class CoreLoop:
     def call_later(self, delay, callback, *args, context=None):
         """Arrange for `callback(*args)` to be called after `delay` seconds.
 
-        Returns an asyncio.TimerHandle; its cancel() takes the timer out at once.
+        Returns an asyncio.TimerHandle.
         """
         cdef tuple call = (callback, *args)
         if delay is None:
