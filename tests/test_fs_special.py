@@ -613,6 +613,8 @@ def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away
             assert (await fs.stat(path)).st_size == len(data)
             assert await fs.read_bytes(path) == data
             async with fs.open(path, "rb") as f:
+                assert (await fs.stat(f.fileno())).st_size == len(data)
+                assert await fs.isfile(f.fileno())
                 assert await f.readline() == b"from far away\n"
                 assert await f.pread(4, 5) == b"far "
                 assert await f.read() == data[14:]

@@ -96,6 +96,8 @@ cdef class StatCall(Call):
         cdef int fd
         cdef stat_t st
         if isinstance(self.path, int):
+            if may_be_far() and known_stat(self.path, &st) == 0 and is_far(st.st_dev):
+                return PENDING
             return os.fstat(self.path)
         fd = rl_open_cached(_encode(self.path),
                             O_PATH | O_CLOEXEC | (0 if self.follow else O_NOFOLLOW))
@@ -114,6 +116,8 @@ cdef class StatCall(Call):
             close_fd(fd)
 
     cdef object slow(self):
+        if isinstance(self.path, int):
+            return _threads.run(os.fstat, self.path)
         return _threads.run(os.stat if self.follow else os.lstat, self.path)
 
 
