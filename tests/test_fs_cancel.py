@@ -551,6 +551,38 @@ def test_a_directory_is_read_by_two_tasks(files_run: Run, tmp_path: Path) -> Non
     files_run(main())
 
 
+def test_a_thread_that_cannot_be_started_takes_no_place(
+    files_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        pool = _threads.Pool(4)
+        ran: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(10):
+                with pytest.raises(RuntimeError, match="new thread"):
+                    await _threads.run(ran.append, 1, pool=pool)
+        assert await _threads.run(int, "5", pool=pool) == 5
+        assert not ran
+        # Where there is one, what comes waits for it.
+        go_on = threading.Event()
+        first = asyncio.create_task(_threads.run(go_on.wait, 10, pool=pool))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            second = asyncio.create_task(_threads.run(int, "6", pool=pool))
+            await asyncio.sleep(0)
+        go_on.set()
+        assert await second == 6
+        assert await first
+        pool.jobs.put(None)
+
+    files_run(main())
+
+
 def test_read_many_ends_where_it_is_closed(files_run: Run) -> None:
     slow = ["/proc/self/stat"] * 100
 

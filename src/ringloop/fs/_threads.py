@@ -39,10 +39,14 @@ class Pool:
         self.threads = 0
 
     def submit(self, job: Job) -> None:
-        self.jobs.put(job)
         if not self.idle.acquire(blocking=False) and self.threads < self.max_threads:
-            self.threads += 1
-            threading.Thread(target=self._work, name="ringloop-fs", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="ringloop-fs", daemon=True).start()
+                self.threads += 1
+            except RuntimeError:  # no more threads for this process, or it ends
+                if not self.threads:
+                    raise
+        self.jobs.put(job)
 
     def _work(self) -> None:
         while True:
