@@ -12,6 +12,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -238,6 +239,52 @@ async def use_tempfile(aio: Any, folder: Path) -> list[Any]:
 def test_tempfile_does_what_aiofiles_does(files_run: Run, tmp_path: Path) -> None:
     expected = asyncio.run(use_tempfile(theirs, tmp_path))
     assert files_run(use_tempfile(ours, tmp_path)) == expected
+
+
+def test_a_spooled_file_is_not_touched_beside_its_rollover(
+    files_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tempfile.TemporaryFile
+    rolling, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """The file that it goes to, whose first write takes its time."""
+
+        def __init__(self, **kwargs: Any) -> None:
+            self._real = real(**kwargs)
+
+        def write(self, data: bytes) -> int:
+            if not rolling.is_set():
+                rolling.set()
+                go_on.wait(10)
+            return self._real.write(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Slow)
+
+    async def main() -> None:
+        for cancel in (False, True):
+            rolling.clear()
+            go_on.clear()
+            async with ours.tempfile.SpooledTemporaryFile(100, dir=tmp_path) as f:
+                await f.write(b"one")
+                calls: list[asyncio.Future[Any]] = [asyncio.ensure_future(f.rollover())]
+                while not rolling.is_set():
+                    await asyncio.sleep(0)
+                if cancel:
+                    calls[0].cancel()
+                    await asyncio.wait(calls)
+                calls += [asyncio.ensure_future(call) for call in (f.write(b"two"), f.tell())]
+                await asyncio.sleep(0)
+                go_on.set()
+                results = await asyncio.gather(*calls, return_exceptions=True)
+                assert results[1:] == [3, 6]
+                await f.seek(0)
+                assert await f.read() == b"onetwo"
+
+    files_run(main())
 
 
 def test_delete_on_close(files_run: Run, tmp_path: Path) -> None:

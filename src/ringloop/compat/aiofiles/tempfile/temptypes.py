@@ -15,7 +15,7 @@ def _spooled(name: str) -> Callable[..., Awaitable[Any]]:
     """A method: at once as long as the file is in memory, and then in a thread."""
 
     async def method(self: AsyncSpooledTemporaryFile, *args: Any, **kwargs: Any) -> Any:
-        if self._file._rolled:
+        if not self._in_memory():
             return await self._in_thread(name, *args, **kwargs)
         return getattr(self._file, name)(*args, **kwargs)
 
@@ -27,6 +27,11 @@ class AsyncSpooledTemporaryFile(AsyncBase):
     """As tempfile.SpooledTemporaryFile."""
 
     _running: asyncio.Future[Any] | None = None
+
+    def _in_memory(self) -> bool:
+        """Whether it is, and no thread is at it."""
+        running = self._running is not None and not self._running.done()
+        return not (self._file._rolled or running)
 
     async def _in_thread(self, name: str, *args: Any, **kwargs: Any) -> Any:
         # A call that was cancelled goes on in its thread: a close beside a rollover would
@@ -58,7 +63,7 @@ class AsyncSpooledTemporaryFile(AsyncBase):
         """Write; where that puts the file on the disk, in a thread."""
         # Of text, no more bytes than four a character.
         limit = self._file._max_size
-        if self._file._rolled or (limit and self._file._file.tell() + 4 * len(data) > limit):
+        if not self._in_memory() or (limit and self._file._file.tell() + 4 * len(data) > limit):
             return await self._in_thread("write", data)
         return self._file.write(data)
 
