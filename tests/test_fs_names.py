@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import gc
 import os
 import pathlib
 import resource
@@ -360,6 +361,44 @@ def test_temporary_files(files_run: Run, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="invalid mode"):
             await fs.tempfile.NamedTemporaryFile("nonsense", dir=tmp_path)
         assert [str(p) for p in tmp_path.iterdir()] == [kept.name]
+
+    files_run(main())
+
+
+def test_temporary_files_that_somebody_else_took_away(files_run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with fs.tempfile.NamedTemporaryFile(dir=tmp_path) as f:
+            await f.write(b"kept")
+            await f.flush()
+            os.replace(f.name, tmp_path / "kept")
+        async with fs.tempfile.TemporaryDirectory(dir=tmp_path) as name:
+            os.rmdir(name)
+        made = await fs.tempfile.TemporaryDirectory(dir=tmp_path)
+        assert os.path.isdir(made.name)
+        await made.cleanup()
+        await made.cleanup()
+        assert os.listdir(tmp_path) == ["kept"]
+        # Nobody left or closed these.
+        for make in (fs.tempfile.NamedTemporaryFile, fs.tempfile.TemporaryDirectory):
+            forgotten: Any = await make(dir=tmp_path)  # type: ignore[operator]
+            assert os.path.exists(forgotten.name)
+            with pytest.warns(ResourceWarning):
+                del forgotten
+                gc.collect()
+            assert os.listdir(tmp_path) == ["kept"]
+        with pytest.raises(TypeError):
+            fs.tempfile.NamedTemporaryFile(nonsense=1)  # type: ignore[call-arg]
+
+    files_run(main())
+
+
+def test_a_temporary_file_is_an_iterator(files_run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with fs.tempfile.NamedTemporaryFile("w+", dir=tmp_path) as f:
+            await f.write("1\n2\n")
+            await f.seek(0)
+            assert await anext(f) == "1\n"
+            assert [line async for line in f] == ["2\n"]
 
     files_run(main())
 

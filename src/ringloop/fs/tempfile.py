@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -55,6 +54,8 @@ class NamedTemporaryFile(_Made):
     """
 
     _named = True
+    _file: Any = None
+    _closer: asyncio.Future[None] | None = None
 
     def __init__(
         self,
@@ -74,8 +75,6 @@ class NamedTemporaryFile(_Made):
         self._where = (suffix, prefix, dir)
         self.delete = delete
         self._delete_on_close = delete_on_close
-        self._file: Any = None
-        self._closer: asyncio.Future[None] | None = None
         self.name = ""
 
     async def _make(self) -> Any:
@@ -99,6 +98,9 @@ class NamedTemporaryFile(_Made):
     def __aiter__(self) -> Any:
         return self._file
 
+    def __anext__(self) -> Any:
+        return self._file.__anext__()
+
     @property
     def file(self) -> Any:
         """The file under it, as `fs.open()` gives it."""
@@ -116,13 +118,21 @@ class NamedTemporaryFile(_Made):
             await self._file.close()
         finally:
             if self.delete and self._named:
-                await unlink(self.name)
+                with suppress(FileNotFoundError):  # it was renamed
+                    await unlink(self.name)
 
     async def aclose(self) -> None:
         """Close and remove it, whatever `delete_on_close` says."""
         if self._closer is None:
             self._closer = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closer)
+
+
+    def __del__(self) -> None:
+        """Nobody closed it: its file warns, and closes itself."""
+        if self._file is not None and self._closer is None and self.delete and self._named:
+            with suppress(FileNotFoundError):
+                os.unlink(self.name)
 
 
 class TemporaryFile(NamedTemporaryFile):
@@ -132,7 +142,10 @@ class TemporaryFile(NamedTemporaryFile):
 
 
 class TemporaryDirectory(_Made):
-    """A directory, which is removed with all that is in it. Gives its path."""
+    """A directory, which is removed with all that is in it.
+
+    Entered, it gives its path; awaited, an object that has it as `name`.
+    """
 
     def __init__(
         self,
@@ -141,22 +154,26 @@ class TemporaryDirectory(_Made):
         dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._where = (suffix, prefix, dir)
+        self._made: Any = None
         self.name = ""
 
-    async def _make(self) -> str:
-        self.name = await run(tempfile.mkdtemp, *self._where, dropped=os.rmdir)
-        return self.name
+    async def _make(self) -> Self:
+        self._made = await run(
+            tempfile.TemporaryDirectory, *self._where, dropped=lambda made: made.cleanup()
+        )
+        self.name = self._made.name
+        return self
 
     async def cleanup(self) -> None:
         """Remove it."""
-        await run(shutil.rmtree, self.name)
+        await run(self._made.cleanup)
 
     async def aclose(self) -> None:
         """The same."""
         await self.cleanup()
 
     async def __aenter__(self) -> str:
-        return await self._make()
+        return (await self._make()).name
 
     def __aiter__(self) -> Self:
         raise TypeError("a directory is not iterated over: use fs.scandir()")
