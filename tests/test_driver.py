@@ -447,6 +447,20 @@ def test_close_lets_go_of_everything_in_flight(driver: str, pair: Pair) -> None:
     assert b.recv(1) == b""
 
 
+def test_what_is_received_at_the_very_end_is_told_with_its_bytes(driver: str, pair: Pair) -> None:
+    a, b = pair
+    for rounds in range(50):  # in some of them the last completions are late
+        harness = Harness(drivers.make(driver))
+        harness.attach()
+        sink = RecordingSink(harness.driver)
+        harness.recv_start(sink, a.fileno())
+        for _ in range(rounds + 1):
+            b.send(b"some bytes")
+            harness.run(0)
+        harness.close()
+        assert all(len(data or b"") == res for _, _, res, _, data in sink.completions if res > 0)
+
+
 # -- files ---------------------------------------------------------------------------
 
 FSYNC, OPENAT, READ, WRITE = 3, 18, 22, 23

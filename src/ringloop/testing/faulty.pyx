@@ -82,8 +82,15 @@ cdef class FaultyDriver(EpollDriver):
             self.late.append((token, res, more, data[:res] if data != NULL else None))
         return 0
 
-    cdef int run(self, double timeout) except -1:
+    cdef int release(self) except -1:
+        """Report the oldest of the late ones."""
         cdef bytes data
+        token, res, more, data = self.late.popleft()
+        EpollDriver.complete(self, token, res, more,
+                             <char *>NULL if data is None else <char *>data)
+        return 0
+
+    cdef int run(self, double timeout) except -1:
         cdef uint32_t i
         cdef Slot *s
         # What becomes late inside this very run must not wait for an event.
@@ -95,10 +102,7 @@ cdef class FaultyDriver(EpollDriver):
             for _ in range(self.random(<uint32_t>len(self.late) + 2)):
                 if not self.late:
                     break
-                token, res, more, piece = self.late.popleft()
-                data = piece
-                EpollDriver.complete(self, token, res, more,
-                                     <char *>NULL if data is None else <char *>data)
+                self.release()
             if self.nslots > 1 and self.fault():
                 # Readiness where there is none, for somebody at random.
                 i = 1 + self.random(self.nslots - 1)
@@ -113,8 +117,7 @@ cdef class FaultyDriver(EpollDriver):
         EpollDriver.drain(self)
         self.releasing = True
         while self.late:
-            token, res, more, _piece = self.late.popleft()
-            EpollDriver.complete(self, token, res, more, NULL)
+            self.release()
         self.collect_posted()
         self.releasing = False
         return 0
