@@ -7,6 +7,7 @@ import contextlib
 import gc
 import random
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -282,6 +283,34 @@ def test_drain_bounds_the_memory_of_a_fast_writer_with_a_slow_reader(run: Run, e
         await writer.wait_closed()
 
     run(main(), timeout=30)
+
+
+def test_what_was_sent_is_let_go_of_though_something_always_waits(run: Run) -> None:
+    piece = bytes(8192)
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    far.setblocking(False)
+
+    async def main() -> None:
+        _, writer = await asyncio.open_connection(sock=near)
+        references = []
+
+        async def write() -> None:
+            for _ in range(2000):
+                writer.write(piece)
+                references.append(sys.getrefcount(piece))
+                await writer.drain()
+
+        writing = asyncio.create_task(write())
+        for _ in range(4000):
+            await Peer(far).read(4096)
+        await writing
+        assert max(references) < 100
+        writer.close()
+        await writer.wait_closed()
+
+    with near, far:
+        run(main())
 
 
 def test_drain_fails_when_the_peer_resets(run: Run, ends: Ends) -> None:

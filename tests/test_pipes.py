@@ -11,6 +11,7 @@ import os
 import pty
 import random
 import socket
+import sys
 import tty
 from typing import TYPE_CHECKING, Any
 
@@ -288,6 +289,30 @@ def test_writing_pauses_above_the_high_mark_and_resumes_at_the_low_one(
 
 
 def test_a_paused_reader_hears_nothing_and_then_all_of_it(
+def test_what_was_written_is_let_go_of_though_something_always_waits(
+    run: Run, loop: ringloop.EventLoop, tmp_path: Path
+) -> None:
+    piece = bytes(8 * KIB)
+
+    async def main() -> None:
+        r, w = files("pipe", tmp_path)
+        sink, writer = await loop.connect_write_pipe(Writer, w)
+        references = []
+        os.set_blocking(r.fileno(), False)
+        with r:
+            for _ in range(2000):
+                sink.write(piece)
+                references.append(sys.getrefcount(piece))
+                while not writer.may_write.is_set():
+                    r.read(64 * KIB)
+                    await asyncio.sleep(0)
+            assert max(references) < 100
+            sink.abort()
+            await writer.lost
+
+    run(main())
+
+
     run: Run, loop: ringloop.EventLoop, tmp_path: Path
 ) -> None:
     async def main() -> None:

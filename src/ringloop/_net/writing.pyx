@@ -141,6 +141,9 @@ cdef class WriteHalf(FlowControl):
             pieces = []
         elif type(self.out) is list:
             pieces = self.out
+            if self.out_i * 2 > len(pieces):  # not each time: what is left moves to the front
+                del pieces[:self.out_i]
+                self.out_i = 0
         else:
             pieces = [self.out]
         if self.w0 is not None:
@@ -240,6 +243,7 @@ cdef class WriteHalf(FlowControl):
                 self.out_off += n
                 return
             n -= left
+            (<list>self.out)[self.out_i] = None  # the list may go on for as long as we live
             self.out_off = 0
             self.out_i += 1
         if self.out_i == len(<list>self.out):
