@@ -26,6 +26,7 @@ import ringloop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Run = Callable[..., Any]
 
@@ -636,6 +637,95 @@ def test_a_transport_left_open_warns_and_closes_its_fd(driver: str) -> None:
     assert near.fileno() == -1
     assert far.recv(1) == b""
     far.close()
+
+
+@pytest.mark.parametrize("bulk", [False, True], ids=["small", "bulk"])
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_the_end_of_a_transport_leaves_a_copy_of_its_socket_alone(
+    run: Run, pair: Pair, end: str, bulk: bool
+) -> None:
+    """Somebody else may have the connection, too: a child process, or whoever it is sent to."""
+    near, far = pair
+    size = 1 << 20 if bulk else 10
+
+    class Hand(Collect):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if len(self.data) == size:
+                self.copy = near.dup()
+                getattr(self.transport, end)()
+
+    async def main() -> None:
+        _, protocol = await asyncio.get_running_loop().create_connection(Hand, sock=near)
+        await asyncio.to_thread(far.sendall, bytes(size))
+        await protocol.lost
+        with protocol.copy as copy:
+            copy.setblocking(True)
+            copy.settimeout(TIMEOUT)
+            copy.sendall(b"still here")
+            assert far.recv(20) == b"still here"
+            far.sendall(b"so am I")
+            assert copy.recv(20) == b"so am I"
+        assert far.recv(1) == b""
+
+    run(main())
+
+
+def ended_and_read(loop: ringloop.EventLoop, end: Callable[[], None], far: socket.socket) -> Any:
+    """All that `far` gets, read by the callback that runs next after connection_lost().
+
+    It blocks the loop, so the end must have come by then.
+    """
+    read = loop.create_future()
+
+    def look() -> None:
+        with contextlib.suppress(ConnectionResetError), far.makefile("rb") as file:
+            file.read()
+        read.set_result(None)
+
+    def begin() -> None:
+        end()
+        loop.call_soon(look)
+
+    loop.call_later(0, begin)  # timers come before the second batch of handles
+    return read
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_the_peer_sees_the_end_at_once(run: Run, loop: ringloop.EventLoop, end: str) -> None:
+    async def main() -> None:
+        for unread in (b"", b"unread"):
+            near, far = tcp_pair()
+            transport, protocol = await connected(near)
+            far.sendall(unread)
+            await ended_and_read(loop, getattr(transport, end), far)
+            assert await protocol.lost is None
+            far.close()
+
+    run(main())
+
+
+def test_the_peer_sees_the_end_of_an_aborted_sendfile_at_once(
+    run: Run, loop: ringloop.EventLoop, pair: Pair, tmp_path: Path
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(bytes(32 << 20))
+
+    async def main() -> None:
+        transport, _ = await connected(pair[0])
+        with path.open("rb") as file:
+            sending = asyncio.create_task(loop.sendfile(transport, file))
+            while "write=<polling" not in repr(transport):
+                await asyncio.sleep(0)
+            await ended_and_read(loop, transport.abort, pair[1])
+            with pytest.raises(ConnectionError):
+                await sending
+
+    run(main())
 
 
 # -- connecting ------------------------------------------------------------------------

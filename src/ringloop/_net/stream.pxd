@@ -18,8 +18,7 @@ cdef class StreamTransport(WriteHalf):
 
     cdef bint buffered         # the protocol is a BufferedProtocol
     cdef bint started          # connection_made() was called, so reading may begin
-    cdef bint lost             # connection_lost() was called: only the fd is left
-    cdef bint aborted          # the fd is closed right after it
+    cdef bint lost             # connection_lost() was called
 
     # receiving
     cdef uint64_t recv_token
@@ -38,7 +37,6 @@ cdef class StreamTransport(WriteHalf):
 
     cdef int init(self, CoreLoop loop, object sock, int fd, int family, object protocol,
                   object server, object context, dict extra) except -1
-    cdef int begin(self) except -1
     cdef int made(self) except -1
     cdef int start_recv(self) except -1
     cdef int stop_recv(self) except -1

@@ -3,8 +3,8 @@
 Who owns what:
 
 * The fd belongs to `sock` where there is one, else to the transport. It is closed
-  in `close_fd` only, after connection_lost() was called *and* the kernel let go of it:
-  by the last completions (`recv_token`, `send_token` are 0), or in abort() at once.
+  in `close_fd` only, after connection_lost() was called and the kernel was made to let
+  go of it (`cancel_now`).
 * What is to be sent belongs to the outgoing half (`writing.pyx`).
 * Bytes received and not delivered belong to `rx0` and `rx`.
 
@@ -41,9 +41,7 @@ from ringloop._driver.base cimport OP_RECV, OP_WATCH, Completion
 from ringloop._net.address cimport name_of, unpack
 from ringloop._net.flow cimport without_dict
 from ringloop._net.writing cimport WriteHalf, set_nodelay
-from ringloop._sys.posix cimport (
-    MSG_DONTWAIT, POLLIN, SHUT_RDWR, SOCK_STREAM, recv, shutdown, sockaddr,
-)
+from ringloop._sys.posix cimport MSG_DONTWAIT, POLLIN, SOCK_STREAM, recv, sockaddr
 from ringloop._sys.posix cimport close as sys_close
 
 cdef extern from "Python.h":
@@ -122,11 +120,6 @@ cdef class StreamTransport(WriteHalf):
 
     # -- life ------------------------------------------------------------------------
 
-    cdef int begin(self) except -1:
-        """Schedule connection_made() and the start of reading, as asyncio orders them."""
-        self.loop.schedule(self._connection_made, (), self.context)
-        return 0
-
     def _connection_made(self):
         self.made()
 
@@ -154,7 +147,7 @@ cdef class StreamTransport(WriteHalf):
 
     def abort(self):
         """Drop what the socket does not take at once; call connection_lost(None) soon."""
-        self._force_close(None)
+        self.force_close(None)
 
     def is_closing(self):
         return self.closing
@@ -174,7 +167,6 @@ cdef class StreamTransport(WriteHalf):
         self.fatal_error(exc, message)
 
     def _force_close(self, exc):
-        self.aborted = True
         self.force_close(exc)
 
     cdef int force_close(self, object exc) except -1:
@@ -192,7 +184,7 @@ cdef class StreamTransport(WriteHalf):
         self.lose(exc)
 
     cdef int lose(self, object exc) except -1:
-        """The end for the protocol; for the fd once the kernel let go of it."""
+        """The end for the protocol, and for the fd."""
         if self.lost:
             return 0
         self.lost = True
@@ -204,14 +196,7 @@ cdef class StreamTransport(WriteHalf):
             self.protocol = None
             self.rx0 = self.rx = None
             self.rx_n = 0
-            if self.aborted:
-                # One enter for both: the receive's cancel was queued by stop_recv().
-                self.driver.cancel_now(self.send_token or self.recv_token)
-            if self.aborted or (self.recv_token == 0 and self.send_token == 0):
-                self.close_fd()
-            elif self._sock_fd >= 0:
-                # The peer must not wait for a completion that is on its way.
-                shutdown(self._sock_fd, SHUT_RDWR)
+            self.close_fd()
             self.leave_server()
         return 0
 
@@ -231,11 +216,19 @@ cdef class StreamTransport(WriteHalf):
         self.own = name_of(fd, False)
         self._sock_fd = -1
         self.loop.unclaim_fd(fd, <PyObject *>self)
-        self.driver.release_fd(fd)
-        if self.sock is not None:
-            self.sock.close()
-        else:
-            sys_close(fd)
+        try:
+            # The peer must not wait for a completion that is on its way. (A shutdown() would
+            # do, but end the connection for whoever has a copy of the fd, too.)
+            if self.recv_token:
+                self.driver.cancel_now(self.recv_token)
+            if self.send_token:
+                self.driver.cancel_now(self.send_token)
+        finally:
+            self.driver.release_fd(fd)
+            if self.sock is not None:
+                self.sock.close()
+            else:
+                sys_close(fd)
         return 0
 
     # -- what asyncio asks of a transport --------------------------------------------
@@ -370,8 +363,6 @@ cdef class StreamTransport(WriteHalf):
 
     cdef int dispatch(self) except -1:
         if self.lost:
-            if self.recv_token == 0 and self.send_token == 0:
-                self.close_fd()
             return 0
         PyContext_Enter(self.context)
         try:
@@ -589,7 +580,7 @@ def make_transport(CoreLoop loop not None, sock, protocol, waiter=None, extra=No
     set_nodelay(sock.fileno(), sock.family)
     t = new_transport(loop, sock, sock.fileno(), sock.family, protocol, server,
                       PyContext_CopyCurrent(), dict(extra) if extra else None)
-    t.begin()
+    loop.schedule(t._connection_made, (), t.context)
     if waiter is not None:
         # Only wake up the waiter when connection_made() has been called.
         loop.schedule(_set_result_unless_cancelled, (waiter, None), None)
