@@ -865,6 +865,30 @@ def test_sendto_sends_at_once(run: Run, loop: ringloop.EventLoop) -> None:
     run(main())
 
 
+def test_an_unclosed_transport_is_closed_though_warnings_are_errors(
+    run: Run, loop: ringloop.EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: raised.append(str(args.exc_value)))
+
+    async def main() -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, sock=sock)
+            transport.pause_reading()  # type: ignore[attr-defined]
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                del transport, _
+                while not raised:
+                    await asyncio.sleep(0)  # the watch's last completion
+                    gc.collect()
+            assert sock.fileno() == -1
+        assert raised[0].startswith("unclosed transport <DatagramTransport fd=")
+
+    run(main())
+
+
 def test_an_unclosed_transport_warns_and_closes_its_socket(driver: str) -> None:
     loop = ringloop.EventLoop(drivers.make(driver))
     server = loop.run_until_complete(bound(loop))

@@ -13,6 +13,7 @@ import random
 import socket
 import sys
 import tty
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -288,7 +289,6 @@ def test_writing_pauses_above_the_high_mark_and_resumes_at_the_low_one(
     run(main())
 
 
-def test_a_paused_reader_hears_nothing_and_then_all_of_it(
 def test_what_was_written_is_let_go_of_though_something_always_waits(
     run: Run, loop: ringloop.EventLoop, tmp_path: Path
 ) -> None:
@@ -313,6 +313,7 @@ def test_what_was_written_is_let_go_of_though_something_always_waits(
     run(main())
 
 
+def test_a_paused_reader_hears_nothing_and_then_all_of_it(
     run: Run, loop: ringloop.EventLoop, tmp_path: Path
 ) -> None:
     async def main() -> None:
@@ -587,6 +588,24 @@ def test_callbacks_run_in_the_context_of_the_connection(
 
 
 # -- whose the fd is -----------------------------------------------------------------------
+
+
+def test_an_unclosed_transport_is_closed_though_warnings_are_errors(
+    driver: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    raised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: raised.append(str(args.exc_value)))
+    loop = ringloop.EventLoop(drivers.make(driver))
+    r, w = files("pipe", tmp_path)
+    ends = loop.run_until_complete(connect(loop, r, w))
+    loop.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del loop, ends
+        gc.collect()
+    assert r.closed
+    assert w.closed
+    assert sum("PipeTransport open fd=" in text for text in raised) == 2
 
 
 class Probe(io.FileIO):

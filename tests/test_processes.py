@@ -561,6 +561,27 @@ def test_a_cancelled_wait_leaves_the_process_alone(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("watched_by")
+def test_a_process_of_a_closed_loop_is_killed_though_warnings_are_errors(
+    driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: raised.append(str(args.exc_value)))
+    loop = ringloop.EventLoop(drivers.make(driver))
+
+    async def main() -> int:
+        return (await asyncio.create_subprocess_exec("sleep", "60")).pid
+
+    pid = loop.run_until_complete(main())
+    loop.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del loop
+        gc.collect()
+    assert any("unclosed transport" in text for text in raised), raised
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("watched_by")
 def test_a_loop_that_is_closed_with_a_process_that_runs(driver: str) -> None:
     """As in asyncio: the transport says so when it is collected, and kills."""
     loop = ringloop.EventLoop(drivers.make(driver))

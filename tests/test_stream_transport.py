@@ -13,6 +13,8 @@ import gc
 import logging
 import random
 import socket
+import sys
+import warnings
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -637,6 +639,51 @@ def test_a_transport_left_open_warns_and_closes_its_fd(driver: str) -> None:
     assert near.fileno() == -1
     assert far.recv(1) == b""
     far.close()
+
+
+@pytest.mark.parametrize("accepted", [False, True], ids=["given", "accepted"])
+def test_an_unclosed_transport_is_closed_though_warnings_are_errors(
+    run: Run, loop: ringloop.EventLoop, monkeypatch: pytest.MonkeyPatch, accepted: bool
+) -> None:
+    raised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: raised.append(str(args.exc_value)))
+    protocols: list[Collect] = []
+
+    class Keeping(Collect):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+            protocols.append(self)
+
+    def factory() -> Collect:
+        return Keeping(keep_open=True)
+
+    async def main() -> None:
+        if accepted:
+            server = await loop.create_server(factory, "127.0.0.1", 0)
+            far = socket.create_connection(server.sockets[0].getsockname())
+            far.settimeout(TIMEOUT)
+        else:
+            near, far = tcp_pair()
+            await loop.create_connection(factory, sock=near)
+        while not protocols:
+            await asyncio.sleep(0)
+        far.shutdown(socket.SHUT_WR)
+        await protocols[0].eof
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            protocols.clear()
+            while not raised:
+                await asyncio.sleep(0)  # the receive's last completion
+                gc.collect()
+        assert far.recv(1) == b""
+        far.close()
+        assert len(raised) == 1
+        assert raised[0].startswith("unclosed transport <StreamTransport fd=")
+        if accepted:
+            server.close()
+            await server.wait_closed()
+
+    run(main())
 
 
 @pytest.mark.parametrize("bulk", [False, True], ids=["small", "bulk"])

@@ -100,10 +100,10 @@ cdef class StreamTransport(WriteHalf):
     def __del__(self):
         # Only a loop that was closed lets go of a transport with a live operation.
         if self._sock_fd >= 0:
-            if not self.lost:
-                warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            text = f"unclosed transport {self!r}"
             self.close_fd()
             self.leave_server()
+            warnings.warn(text, ResourceWarning, source=self)  # last: it may raise
 
     def __repr__(self):
         info = ["StreamTransport"]

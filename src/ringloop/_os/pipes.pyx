@@ -108,8 +108,9 @@ cdef class ReadPipeTransport(Sink):
     def __del__(self):
         # Only a loop that was closed lets go of a transport that watches.
         if self._pipe is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            text = f"unclosed transport {self!r}"
             self._pipe.close()
+            warnings.warn(text, ResourceWarning, source=self)  # last: it may raise
 
     def __repr__(self):
         state = ("closed" if self._pipe is None else "closing" if self.closing
@@ -324,8 +325,9 @@ cdef class WritePipeTransport(WriteHalf):
 
     def __del__(self):
         if self._pipe is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            text = f"unclosed transport {self!r}"
             self._pipe.close()
+            warnings.warn(text, ResourceWarning, source=self)  # last: it may raise
 
     def __repr__(self):
         state = ("closed" if self._pipe is None else "closing" if self.closing else "open")

@@ -245,13 +245,15 @@ class SubprocessTransport(asyncio.SubprocessTransport):
 
     def __del__(self) -> None:
         # Until the process ends or the loop is closed, the loop keeps us alive.
-        if not self._closed:
-            warnings.warn(
-                f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self
-            )
-            self._closed = True
-            self._kill_if_running()
+        if self._closed:
+            self._close_pidfd()
+            return
+        self._closed = True
+        text = f"unclosed transport {self!r}"
+        self._kill_if_running()
         self._close_pidfd()
+        # Last: it may raise.
+        warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
     # -- what asyncio asks of a transport --------------------------------------------
 
