@@ -407,6 +407,23 @@ def test_a_cancelled_connect_leaves_nothing(run: Run, loop: ringloop.EventLoop) 
     run(main())  # and the fixture looks for operations in flight
 
 
+def test_a_connect_goes_on_after_a_cancelled_one(run: Run, loop: ringloop.EventLoop) -> None:
+    async def main() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0), backlog=0) as busy,
+            socket.create_connection(busy.getsockname()),
+            socket.socket() as client,
+        ):
+            client.setblocking(False)
+            await cancelled(await waiting(loop.sock_connect(client, busy.getsockname())))
+            again = await waiting(loop.sock_connect(client, busy.getsockname()))
+            busy.accept()[0].close()  # the kernel asks again after a second
+            await again
+            assert client.getpeername() == busy.getsockname()
+
+    run(main())
+
+
 # -- several at once, and sockets that go away -------------------------------------------
 
 

@@ -14,7 +14,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from ringloop._sys.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
+from ringloop._sys.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t
 
 import os
@@ -222,7 +222,8 @@ cdef class _RecvCall(_Call):
         return self.data is not None
 
     cdef object result(self):
-        return self.data
+        data, self.data = self.data, None
+        return data
 
     def name(self):
         return "sock_recv"
@@ -299,7 +300,7 @@ class SocketMethods:
         return await self._retry(sock, POLLIN, "recvfrom", bufsize)
 
     async def sock_recvfrom_into(self, sock, buf, nbytes=0):
-        """Receive a datagram into a writable buffer; gives (bytes, address)."""
+        """Receive a datagram into a writable buffer; gives (number of bytes, address)."""
         return await self._retry(sock, POLLIN, "recvfrom_into", buf, nbytes or len(buf))
 
     def sock_sendall(self, sock, data):
@@ -335,8 +336,9 @@ class SocketMethods:
         except InterruptedError:
             pass  # goes on in the background
         except BlockingIOError as exc:
-            if exc.errno != EINPROGRESS:
+            if exc.errno == EAGAIN:
                 raise  # a Unix socket's backlog is full; it will never become ready
+            # Else the attempt goes on: this one, or an earlier one that was given up.
         await self._wait_for_fd(sock, POLLOUT)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
