@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import errno
+import gc
 import resource
 import socket
 import struct
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import drivers
+import ringloop
+from ringloop.testing.faulty import FaultyDriver
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import ringloop
 
     Run = Callable[..., Any]
 
@@ -401,6 +404,53 @@ def test_what_was_accepted_too_late_for_the_server_is_closed(run: Run) -> None:
         await closed(server)
 
     run(main())  # and the fixture looks for leaked file descriptors
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EPROTO, errno.ENETDOWN])
+def test_an_error_of_one_accept_does_not_end_the_others(
+    error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.001)
+    driver = FaultyDriver(rate=0)
+    told: list[Any] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context))
+        server = await serve()
+        driver.accept_error = error
+        async with asyncio.timeout(TIMEOUT):
+            assert await greeted(address_of(server))
+            await closed(server)
+
+    with asyncio.Runner(loop_factory=lambda: ringloop.EventLoop(driver)) as runner:
+        runner.run(main())
+    assert [context["exception"].errno for context in told] == [error]
+    assert told[0]["message"] == "socket.accept() failed"
+
+
+def test_connections_that_were_accepted_but_not_served_end_with_the_loop(driver: str) -> None:
+    loop = ringloop.EventLoop(drivers.make(driver))
+    calls = 0
+
+    def factory() -> asyncio.Protocol:
+        nonlocal calls
+        calls += 1
+        raise SystemExit
+
+    server = loop.run_until_complete(loop.create_server(factory, "127.0.0.1", 0))
+    clients = [socket.create_connection(address_of(server)) for _ in range(5)]
+    with pytest.raises(SystemExit):
+        loop.run_forever()
+    assert calls == 1
+    loop.close()
+    with pytest.warns(ResourceWarning, match="unclosed"):  # the listening socket's
+        del loop, server
+        gc.collect()
+    for client in clients:
+        client.settimeout(TIMEOUT)
+        with client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
 
 
 OUT_OF_FDS = """

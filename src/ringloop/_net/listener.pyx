@@ -2,7 +2,9 @@
 from cpython.contextvars cimport (
     PyContext_Copy, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
 )
-from ringloop._sys.errno cimport ECANCELED, EMFILE, ENFILE, ENOBUFS, ENOMEM
+from ringloop._sys.errno cimport (
+    EBADF, ECANCELED, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK, EOPNOTSUPP,
+)
 from libc.stdint cimport uint64_t
 
 import os
@@ -157,6 +159,8 @@ cdef class Listener(Sink):
     cdef int failed(self) except -1:
         error = OSError(self.error, os.strerror(self.error))
         cdef bint resources = self.error in (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+        # It is no listening socket, or not any more.
+        cdef bint lasting = self.error in (EBADF, EINVAL, ENOTSOCK, EOPNOTSUPP)
         self.error = 0
         self.loop.call_exception_handler({
             "message": "socket.accept() out of system resource" if resources
@@ -164,7 +168,9 @@ cdef class Listener(Sink):
             "exception": error,
             "socket": trsock.TransportSocket(self.sock),
         })
-        if resources:
-            # Connections wait in the backlog meanwhile; trying at once would spin.
-            self.retry = self.loop.call_later(constants.ACCEPT_RETRY_DELAY, self.start)
+        if lasting:
+            return 0
+        # Of what is short, or of one connection. The others wait in the backlog meanwhile;
+        # trying at once might spin.
+        self.retry = self.loop.call_later(constants.ACCEPT_RETRY_DELAY, self.start)
         return 0

@@ -28,6 +28,7 @@ cdef class FaultyDriver(EpollDriver):
     cdef object late          # (token, res, more, data), in the order they happened
     cdef bint releasing
     cdef readonly int faults
+    cdef public int accept_error   # what the next accept fails with, once
 
     def __init__(self, unsigned long long seed=1, double rate=0.3):
         self.name = "faulty"
@@ -61,6 +62,14 @@ cdef class FaultyDriver(EpollDriver):
                 n = 1 + self.random(<uint32_t>min(n, 100000))
             return EpollDriver.send(self, sink, fd, keep, <char *>iov[0].iov_base, n, poll_first)
         return EpollDriver.sendv(self, sink, fd, keep, iov, niov, poll_first)
+
+    cdef void ready_accept(self, uint64_t token, int fd) noexcept:
+        cdef int error = self.accept_error
+        if error:
+            self.accept_error = 0
+            self.finish(token, -error)
+        else:
+            EpollDriver.ready_accept(self, token, fd)
 
     cdef void complete(self, uint64_t token, int res, bint more, const char *data) noexcept:
         cdef int n
