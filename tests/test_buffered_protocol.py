@@ -301,6 +301,38 @@ def test_nothing_is_told_after_close_or_abort(run: Run, ends: Ends, how: str, un
     run(main())
 
 
+def test_whoever_offered_the_buffer_is_told_of_it(run: Run, ends: Ends) -> None:
+    """Also when that very call changed the protocol, in bulk mode and in the small one."""
+    data = random.Random(21).randbytes(2_000_000)
+
+    async def main() -> None:
+        transport, first = await connected(ends[0], bytearray(100_000))
+        second = Plain()
+
+        class Leaving(Filling):
+            def get_buffer(self, sizehint: int) -> Any:
+                self.transport.set_protocol(second)
+                return super().get_buffer(sizehint)
+
+        async def told(n: int) -> None:
+            while len(first.data) + len(leaving.data) + len(second.data) < n:
+                await asyncio.sleep(0)
+
+        leaving = Leaving(bytearray(50_000))
+        leaving.transport = transport
+        await send(ends[1], data[:-10])  # into bulk mode
+        await told(len(data) - 10)
+        transport.set_protocol(leaving)
+        await send(ends[1], data[-10:])
+        await told(len(data))
+        assert leaving.data
+        assert first.data + leaving.data + second.data == data
+        transport.close()
+        await second.lost
+
+    run(main())
+
+
 @pytest.mark.parametrize("size", [1, 4, 5, 6, 4096])
 def test_a_header_read_buffered_then_an_ordinary_protocol(run: Run, ends: Ends, size: int) -> None:
     """The rest of what had arrived must reach the new protocol without any more coming."""

@@ -50,7 +50,7 @@ cdef class StreamTransport(WriteHalf):
     cdef int receive_failed(self, object exc, str what) except -1
     cdef int deliver_buffered(self, const char *p, Py_ssize_t n) except -1
     cdef int offered_buffer(self, Py_buffer *view, Py_ssize_t hint) except -1
-    cdef int buffer_updated(self, Py_ssize_t n) except -1
+    cdef int buffer_updated(self, object protocol, Py_ssize_t n) except -1
     cdef int deliver_eof(self) except -1
     cdef int fatal_error(self, object exc, str message) except -1
     cdef int force_close(self, object exc) except -1

@@ -479,7 +479,9 @@ cdef class StreamTransport(WriteHalf):
         cdef ssize_t n
         cdef Py_buffer view
         cdef int err
-        if self.buffered:
+        cdef object protocol = self.protocol  # get_buffer() may set another
+        cdef bint buffered = self.buffered
+        if buffered:
             if not self.offered_buffer(&view, -1):
                 return 0
             n = recv(self._sock_fd, view.buf, view.len, MSG_DONTWAIT)
@@ -490,8 +492,8 @@ cdef class StreamTransport(WriteHalf):
             n = recv(self._sock_fd, PyBytes_AS_STRING(data), self.bulk_size, MSG_DONTWAIT)
             err = errno
         if n > 0:
-            if self.buffered:
-                self.buffer_updated(n)
+            if buffered:
+                self.buffer_updated(protocol, n)
                 return n
             if n * 4 < self.bulk_size:
                 data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), n)
@@ -515,6 +517,7 @@ cdef class StreamTransport(WriteHalf):
         """Copy what was received into the buffers that a BufferedProtocol offers."""
         cdef Py_buffer view
         cdef Py_ssize_t k
+        cdef object protocol
         while n and not self.closing:
             if self.paused or not self.buffered:
                 # Not to be told now, or not in this way: keep it for later.
@@ -526,11 +529,12 @@ cdef class StreamTransport(WriteHalf):
             if not self.offered_buffer(&view, n):
                 break
             k = min(n, view.len)
+            protocol = self.protocol  # get_buffer() may set another
             memcpy(view.buf, p, k)
             PyBuffer_Release(&view)
             p += k
             n -= k
-            self.buffer_updated(k)
+            self.buffer_updated(protocol, k)
         return 0
 
     cdef int offered_buffer(self, Py_buffer *view, Py_ssize_t hint) except -1:
@@ -545,9 +549,10 @@ cdef class StreamTransport(WriteHalf):
             return 0
         return 1
 
-    cdef int buffer_updated(self, Py_ssize_t n) except -1:
+    cdef int buffer_updated(self, object protocol, Py_ssize_t n) except -1:
+        """Tell whoever offered the buffer."""
         try:
-            self.protocol.buffer_updated(n)
+            protocol.buffer_updated(n)
         except BaseException as exc:
             self.receive_failed(exc, "buffer_updated()")
         return 0
