@@ -341,6 +341,53 @@ def test_peername_is_known_when_the_peer_has_gone_before_the_first_look(
     run(main())
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_peername_is_known_when_the_peer_has_gone_before_the_accept(run: Run, host: str) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Queue[Any] = asyncio.Queue()
+
+        class Named(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.put_nowait(transport.get_extra_info("peername"))
+
+        server = await loop.create_server(Named, host, 0)
+        client = socket.create_connection(server.sockets[0].getsockname()[:2])
+        theirs = client.getsockname()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        assert await made.get() == theirs
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_the_socket_of_a_closed_connection_is_a_closed_socket(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[asyncio.BaseTransport] = loop.create_future()
+
+        class Closing(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.transport = transport
+                transport.close()
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                loop.call_soon(gone.set_result, self.transport)
+
+        server = await loop.create_server(Closing, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            sock = (await gone).get_extra_info("socket")
+        assert sock.fileno() == -1
+        assert sock.family == socket.AF_INET
+        assert sock.type == socket.SOCK_STREAM
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
 @pytest.mark.parametrize("given", ["host", "socket"])
 def test_an_accepted_connection_has_its_socket_and_no_delay(run: Run, given: str) -> None:
     async def main() -> None:

@@ -7,8 +7,9 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 import os
 
 from ringloop._sys.posix cimport (
-    AF_INET, AF_INET6, AF_UNIX, INET6_ADDRSTRLEN, getpeername, getsockname, inet_ntop, ntohl,
-    ntohs, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, sockaddr_un, socklen_t,
+    AF_INET, AF_INET6, AF_UNIX, INET6_ADDRSTRLEN, SO_PEERNAME, SOL_SOCKET, getpeername,
+    getsockname, getsockopt, inet_ntop, ntohl, ntohs, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, sockaddr_un, socklen_t,
 )
 
 cdef enum:
@@ -48,6 +49,13 @@ cdef object name_of(int fd, bint peer):
     cdef int r
     if peer:
         r = getpeername(fd, <sockaddr *>&addr, &n)
+        if r < 0:
+            # The peer has reset the connection. This still knows, if asked for the very size.
+            n = sizeof(sockaddr_in6)
+            r = getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &addr, &n)
+        if r < 0:
+            n = sizeof(sockaddr_in)
+            r = getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &addr, &n)
     else:
         r = getsockname(fd, <sockaddr *>&addr, &n)
     if r < 0:

@@ -239,17 +239,22 @@ cdef class StreamTransport(WriteHalf):
             self.extra = {}
         if name not in self.extra:
             if name == "socket":
-                if self.sock is None and self._sock_fd >= 0:
-                    # From now on the socket object owns the fd.
-                    self.sock = socket.socket(self.family, SOCK_STREAM, 0, self._sock_fd)
-                if self.sock is not None:
-                    self.extra[name] = trsock.TransportSocket(self.sock)
+                if self.sock is None:
+                    self.sock = self._socket()
+                self.extra[name] = trsock.TransportSocket(self.sock)
             elif name == "sockname":
                 self.extra[name] = self._address(
                     self.own if self._sock_fd < 0 else name_of(self._sock_fd, False))
             elif name == "peername":
                 self.extra[name] = self._address(self.peer)
         return self.extra.get(name, default)
+
+    def _socket(self):
+        if self._sock_fd >= 0:
+            # From now on the socket object owns the fd.
+            return socket.socket(self.family, SOCK_STREAM, 0, self._sock_fd)
+        with socket.socket(self.family, SOCK_STREAM) as closed:
+            return closed
 
     def _address(self, raw):
         cdef bytes b = raw

@@ -34,7 +34,8 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_UNSPEC, AF_INET, AF_INET6, AF_UNIX
         SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-        SHUT_WR, SHUT_RDWR
+        SOL_SOCKET, SO_PEERNAME
+        SHUT_WR
         MSG_NOSIGNAL, MSG_DONTWAIT
     ssize_t recv(int fd, void *buf, size_t n, int flags)
     ssize_t send(int fd, const void *buf, size_t n, int flags)
@@ -45,6 +46,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int accept4(int fd, sockaddr *addr, socklen_t *n, int flags)
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int option, const void *value, socklen_t n)
+    int getsockopt(int fd, int level, int option, void *value, socklen_t *n)
     int getsockname(int fd, sockaddr *addr, socklen_t *n)
     int getpeername(int fd, sockaddr *addr, socklen_t *n)
     int socketpair(int family, int type, int proto, int *fds)
