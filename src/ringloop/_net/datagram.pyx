@@ -497,7 +497,7 @@ cdef class DatagramTransport(FlowControl):
             # It is the receiver that is full, and of that the kernel tells only a
             # connected socket: this one would be reported as writable for ever.
             self.retry = self.loop.add_timer(
-                self.loop.now() + RETRY_S, self._retry, self.context)
+                self.loop.clock() + RETRY_S, self._retry, self.context)
         else:
             self.poll_token = self.driver.poll(self, self._sock_fd, POLLOUT)
         return 0

@@ -419,11 +419,9 @@ cdef class StreamTransport(WriteHalf):
     cdef int deliver(self) except -1:
         """Tell of what came through the shared buffers."""
         cdef bytes data
-        if self.rx_n < BULK_MIN:
-            self.bulk_score = 0
-        else:
-            self.bulk_score += 1
-            if self.bulk_score >= BULK_AFTER and not self.bulk:
+        if not self.bulk:  # else these are the last ones of the mode before
+            self.bulk_score = self.bulk_score + 1 if self.rx_n >= BULK_MIN else 0
+            if self.bulk_score >= BULK_AFTER:
                 self.bulk = True
                 self.bulk_score = BULK_LEAVE
                 self.bulk_size = BULK_FIRST
@@ -531,10 +529,10 @@ cdef class StreamTransport(WriteHalf):
                 if not self.paused:
                     self.driver.to_dispatch(self)
                 break
+            protocol = self.protocol  # get_buffer() may set another
             if not self.offered_buffer(&view, n):
                 break
             k = min(n, view.len)
-            protocol = self.protocol  # get_buffer() may set another
             memcpy(view.buf, p, k)
             PyBuffer_Release(&view)
             p += k

@@ -18,7 +18,8 @@ cdef class WriteHalf(FlowControl):
     cdef bint send_blocked     # the socket's buffer was full
     cdef bytes w0              # waiting to be sent: the first piece...
     cdef list wq               # ...and the others
-    cdef bint eof              # write_eof() was called
+    cdef bint eof              # write_eof() was called...
+    cdef bint eof_sent         # ...and all before it was sent
     cdef int tx_error
     cdef Py_ssize_t asked      # bytes of the send in flight
     cdef bint sending_file     # loop.sendfile() has the socket
@@ -35,6 +36,7 @@ cdef class WriteHalf(FlowControl):
     cdef int after_send(self) except? -1
     cdef void consume(self, Py_ssize_t n) noexcept
     cdef int all_sent(self) except -1
+    cdef int send_eof(self) except -1
     cdef object new_file_waiter(self)
     cdef int tell_sendfile(self, object exc) except -1
     cdef void on_send(self, Completion *c) noexcept

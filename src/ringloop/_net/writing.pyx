@@ -291,7 +291,11 @@ cdef class WriteHalf(FlowControl):
         if self.closing:
             self.conn_lost += 1
             return self.lose(None)
-        if self.eof:
+        return self.send_eof()
+
+    cdef int send_eof(self) except -1:
+        if self.eof and not self.eof_sent:
+            self.eof_sent = True
             shutdown(self._sock_fd, SHUT_WR)
         return 0
 
@@ -301,7 +305,7 @@ cdef class WriteHalf(FlowControl):
             return
         self.eof = True
         if self.wsize == 0:
-            shutdown(self._sock_fd, SHUT_WR)
+            self.send_eof()
 
     def can_write_eof(self):
         return True

@@ -81,7 +81,6 @@ cdef class ReadPipeTransport(Sink):
     cdef bint started          # connection_made() was called
     cdef bint paused
     cdef bint closing
-    cdef bint lost             # connection_lost() was called
     cdef int error
     cdef ssize_t last          # bytes of the last read
 
@@ -165,7 +164,6 @@ cdef class ReadPipeTransport(Sink):
         try:
             self.protocol.connection_lost(exc)
         finally:
-            self.lost = True
             self.protocol = None
             pipe = self._pipe
             self._pipe = None
