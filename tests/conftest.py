@@ -50,6 +50,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_old_garbage() -> None:
+    """Nor at what the modules before have imported, Dask and matplotlib among them."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test that asks for a driver gets both; some modules the faulty ones, too."""
     if "driver" in metafunc.fixturenames:

@@ -315,9 +315,9 @@ def test_cancelled_at_each_step(
     `files_run` sees to it that no descriptor is left.
     """
 
-    async def main() -> int:
+    async def main(attempt: int) -> int:
         for suspension in range(1, 400):
-            folder = tmp_path / str(suspension)
+            folder = tmp_path / f"{attempt}-{suspension}"
             folder.mkdir()
             prepare(folder)
             if await asyncio.ensure_future(cancelled_at(suspension, operation(folder))):
@@ -337,7 +337,11 @@ def test_cancelled_at_each_step(
             shutil.rmtree(folder)
         return suspension
 
-    assert 1 < files_run(main(), timeout=60) < 399
+    for attempt in range(5):
+        suspensions = files_run(main(attempt), timeout=60)
+        if suspensions > 1:  # Else this thread was held up until the disk had answered.
+            break
+    assert 1 < suspensions < 399
 
 
 def test_close_completes_although_it_is_cancelled(files_run: Run, tmp_path: Path) -> None:
