@@ -268,5 +268,5 @@ def test_what_is_no_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match=r"needs a distributed\.Client, not a str"):
         offload.from_dask("tcp://127.0.0.1:8786")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'ringloop\[dask\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install '\.\[dask\]'"):
         offload.from_dask(None)

@@ -396,11 +396,12 @@ def test_a_worker_that_leaves(run: Run) -> None:
 
 def test_an_idle_worker_that_is_killed_is_replaced(run: Run) -> None:
     async def main() -> None:
-        pid = await offload.to_process(offloaded.pid)
-        os.kill(pid, signal.SIGKILL)
-        while is_alive(pid):
-            await asyncio.sleep(0.001)
-        assert await offload.to_process(offloaded.pid) != pid
+        async with offload.ProcessPool(1) as pool:
+            pid = await pool.run(offloaded.pid)
+            os.kill(pid, signal.SIGKILL)
+            while pool._pool.idle:  # until the loop, too, has noticed
+                await asyncio.sleep(0.001)
+            assert await pool.run(offloaded.pid) != pid
 
     run(main())
 
