@@ -257,7 +257,8 @@ def test_a_spooled_file_is_not_touched_beside_its_rollover(
             if not rolling.is_set():
                 rolling.set()
                 go_on.wait(10)
-            return self._real.write(data)
+            size: int = self._real.write(data)
+            return size
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._real, name)

@@ -12,12 +12,13 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ringloop import fs
-from ringloop.fs import _write
+from ringloop.fs import _watch, _write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -380,7 +381,7 @@ def test_temporary_files_that_somebody_else_took_away(files_run: Run, tmp_path: 
         assert os.listdir(tmp_path) == ["kept"]
         # Nobody left or closed these.
         for make in (fs.tempfile.NamedTemporaryFile, fs.tempfile.TemporaryDirectory):
-            forgotten: Any = await make(dir=tmp_path)  # type: ignore[operator]
+            forgotten: Any = await make(dir=tmp_path)
             assert os.path.exists(forgotten.name)
             with pytest.warns(ResourceWarning):
                 del forgotten
@@ -437,7 +438,10 @@ def test_watch_tells_what_happens(files_run: Run, tmp_path: Path) -> None:
             assert await next_event() == ("created", "e", None)
         assert [e async for e in events] == []
         with pytest.raises(FileNotFoundError):
-            fs.watch(tmp_path / "missing")
+            async with fs.watch(tmp_path / "missing"):
+                pass
+        with pytest.raises(FileNotFoundError):
+            await anext(fs.watch(tmp_path / "missing"))
 
     files_run(main())
 
@@ -455,6 +459,57 @@ def test_several_tasks_wait_for_the_events_of_one_watch(files_run: Run, tmp_path
             assert found == {str(tmp_path / name) for name in ("a", "b")}
         with pytest.raises(StopAsyncIteration):
             await waiting.pop()
+
+    files_run(main())
+
+
+def test_watch_ends_with_what_it_watches(files_run: Run, tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch()
+    folder.mkdir()
+
+    async def main() -> None:
+        async with fs.watch(file) as of_file, fs.watch(folder) as of_folder:
+            (tmp_path / "new").touch()
+            (tmp_path / "new").rename(file)
+            folder.rmdir()
+            assert [event async for event in of_file] == [fs.Event("deleted", str(file))]
+            assert [(e.kind, e.path) async for e in of_folder] == [("deleted", str(folder))]
+            assert await anext(of_file, None) is None
+
+    files_run(main())
+
+
+def test_watch_looks_for_the_path_in_a_thread(
+    files_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, go_on, began = _watch._begin, threading.Event(), threading.Event()
+
+    def slow(path: bytes) -> int:
+        began.set()
+        go_on.wait(10)
+        return begin(path)
+
+    monkeypatch.setattr(_watch, "_begin", slow)
+
+    async def main() -> None:
+        for closed in (False, True):  # meanwhile
+            go_on.clear()
+            began.clear()
+            events = fs.watch(tmp_path)
+            waiting = [asyncio.ensure_future(anext(events, None)) for _ in range(2)]
+            while not began.is_set():
+                await asyncio.sleep(0)
+            if closed:
+                await events.aclose()
+            go_on.set()
+            if not closed:
+                await events.__aenter__()
+                for name in "ab":
+                    (tmp_path / name).touch()
+            kinds = [event and event.kind for event in await asyncio.gather(*waiting)]
+            assert kinds == ([None] * 2 if closed else ["created"] * 2)
+            await events.aclose()
 
     files_run(main())
 

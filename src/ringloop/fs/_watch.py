@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ringloop.fs import _inotify as inotify
+from ringloop.fs._threads import run
 
 if TYPE_CHECKING:
     from typing import Self
@@ -42,11 +43,22 @@ class Event:
     is_dir: bool = False
 
 
+def _begin(path: bytes) -> int:
+    fd = inotify.init()
+    try:
+        inotify.add_watch(fd, path, MASK)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 class Watch:
     """The events of a directory (of what is directly in it) or of a file.
 
-    An async iterator and context manager. It watches from the moment it is made. Of several
-    tasks that iterate it each event goes to one.
+    An async iterator and context manager. It watches from the moment it is entered, or first
+    asked for an event. Of several tasks that iterate it each event goes to one. When what is
+    watched is removed, it ends.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -54,14 +66,21 @@ class Watch:
         self._events: deque[Event] = deque()
         self._news = asyncio.Event()  # several tasks may wait for the next event
         self._loop = asyncio.get_running_loop()
-        self._fd = inotify.init()
-        try:
-            inotify.add_watch(self._fd, os.fsencode(path), MASK)
-            self._loop.add_reader(self._fd, self._ready)
-        except BaseException:
-            os.close(self._fd)
-            self._fd = -1
-            raise
+        self._starting = asyncio.Lock()
+        self._over = False
+        self._fd = -1
+
+    async def _start(self) -> None:
+        async with self._starting:
+            if self._fd >= 0 or self._over:
+                return
+            # In a thread: looking the path up may wait for a disk or a server.
+            fd = await run(_begin, os.fsencode(self._path), dropped=os.close)
+            if self._over:
+                os.close(fd)
+            else:
+                self._fd = fd
+                self._loop.add_reader(fd, self._ready)
 
     def _ready(self) -> None:
         try:
@@ -96,6 +115,8 @@ class Watch:
                 self._events.append(Event("modified", path, None, is_dir))
             elif mask & (inotify.DELETE | inotify.DELETE_SELF):
                 self._events.append(Event("deleted", path, None, is_dir))
+            elif mask & inotify.IGNORED:
+                self._end()  # it is gone, and nothing will come any more
         # The two halves of a move are written together, but a read may part them: then
         # the second one comes as a move from outside.
         for path, is_dir in left.values():
@@ -105,22 +126,29 @@ class Watch:
         return self
 
     async def __anext__(self) -> Event:
+        if self._fd < 0:
+            await self._start()
         while not self._events:
-            if self._fd < 0:
+            if self._over:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
         return self._events.popleft()
 
-    async def aclose(self) -> None:
-        """Stop watching; whoever iterates gets what is left, and then the end."""
+    def _end(self) -> None:
+        self._over = True
+        self._news.set()
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
-            self._news.set()
+
+    async def aclose(self) -> None:
+        """Stop watching; whoever iterates gets what is left, and then the end."""
+        self._end()
 
     async def __aenter__(self) -> Self:
+        await self._start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

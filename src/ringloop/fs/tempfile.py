@@ -127,7 +127,6 @@ class NamedTemporaryFile(_Made):
             self._closer = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closer)
 
-
     def __del__(self) -> None:
         """Nobody closed it: its file warns, and closes itself."""
         if self._file is not None and self._closer is None and self.delete and self._named:
