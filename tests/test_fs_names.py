@@ -275,6 +275,34 @@ print(ringloop.run(main(), driver="epoll"))
     assert done.stdout == "None\n"
 
 
+def test_each_way_to_open_a_file_is_audited(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "audited"
+    path.write_bytes(b"x")
+    opened: list[Any] = []
+    watching = True
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:  # stays for good
+        if watching and event == "open" and args[0] == str(path):
+            opened.append(args[1])
+
+    sys.addaudithook(hook)
+
+    async def main() -> None:
+        assert await fs.read_bytes(path) == b"x"
+        assert opened
+        opened.clear()
+        assert [found async for found in fs.read_many([path])] == [(path, b"x")]
+        assert opened
+        opened.clear()
+        async with fs.open(path, "rb"):
+            assert opened == ["rb"]
+
+    try:
+        files_run(main())
+    finally:
+        watching = False
+
+
 def test_sendfile(files_run: Run, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"0123456789")
     left, right = socket.socketpair()

@@ -138,7 +138,7 @@ cdef class OpenCall(Call):
             if self.opener is not None:
                 return PENDING
             return self.from_fd(self.file, NULL)
-        PySys_Audit("open", "Osi", <void *>self.file, <void *>self.mode, self.flags)
+        PySys_Audit("open", "OOi", <void *>self.file, <void *>self.mode, self.flags)
         fd = open_now(self.path, self.flags, &st, &self.fifo)
         if fd == -EAGAIN or fd == FAR:
             self.far = fd == FAR

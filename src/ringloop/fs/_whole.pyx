@@ -19,6 +19,7 @@ from ringloop.fs._open import open as open_file
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
+    int PySys_Audit(const char *event, const char *format, ...) except -1
 
 cdef enum:
     INLINE_MAX = 1048576
@@ -30,8 +31,9 @@ cdef object os_error(int number, object name):
 
 cdef object _read_now(object path):
     """The contents from the caches, or PENDING."""
-    cdef bytes name = (PyUnicode_EncodeFSDefault(path) if type(path) is str
-                       else os.fsencode(path))
+    cdef object shown = path if type(path) is str else os.fspath(path)
+    cdef bytes name = (PyUnicode_EncodeFSDefault(shown) if type(shown) is str
+                       else os.fsencode(shown))
     cdef bint fifo
     cdef stat_t st
     cdef Py_ssize_t n, got = 0
@@ -40,16 +42,17 @@ cdef object _read_now(object path):
     cdef int fd
     if b"\0" in name:
         raise ValueError("embedded null byte")
+    PySys_Audit("open", "Osi", <void *>shown, <const char *>"rb", O_RDONLY | O_CLOEXEC)
     fd = open_now(name, O_RDONLY | O_CLOEXEC, &st, &fifo)
     if fd == -EAGAIN or fd == FAR:
         return PENDING
     if fd < 0:
-        raise os_error(-fd, os.fspath(path))
+        raise os_error(-fd, shown)
     try:
         if fifo or st.st_size > INLINE_MAX:
             return PENDING
         if S_ISDIR(st.st_mode):
-            raise os_error(EISDIR, os.fspath(path))
+            raise os_error(EISDIR, shown)
         if not S_ISREG(st.st_mode):
             return PENDING
         n = st.st_size + 1
