@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import os
@@ -88,6 +89,9 @@ async def use_os_path(module: Any, folder: Path) -> list[Any]:
 
 async def use_tempfile(module: Any, folder: Path) -> list[Any]:
     seen: list[Any] = []
+    made = await module.TemporaryDirectory(dir=folder)
+    seen.append(os.path.isdir(made.name))
+    await made.cleanup()
     async with module.NamedTemporaryFile("w+", dir=folder, suffix=".x") as f:
         seen += [await f.write("text"), await f.seek(0), await f.read(), f.name[-2:]]
     async with module.TemporaryDirectory(dir=folder) as name:
@@ -132,12 +136,16 @@ async def of_open(folder: Path) -> None:
 async def of_opening_text(folder: Path) -> None:
     async with fs.open(folder / "one") as f:
         assert [line async for line in f] == ["1\n", "2\n"]
+        await f.aclose()
+    async with contextlib.aclosing(await fs.open(folder / "one", "rb")) as b:
+        assert await b.read() == b"1\n2\n"
+    assert f.closed
+    assert b.closed
 
 
 async def of_os(folder: Path) -> None:
-    assert {"stat", "rename", "remove", "mkdir", "listdir", "scandir"} <= {
-        name for name in vars(fs) if hasattr(aiofiles.os, name)
-    }
+    names = {name for name in aiofiles.os.__all__ if name not in ("getcwd", "path", "wrap")}
+    assert names <= set(fs.__all__)
     with tempfile.TemporaryDirectory() as other:
         fill(pathlib.Path(other))
         expected = await use_os(aiofiles.os, pathlib.Path(other))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import gc
+import inspect
 import os
 import pathlib
 import resource
@@ -86,6 +87,10 @@ def test_changes_of_names(files_run: Run, tmp_path: Path) -> None:
         with pytest.raises(IsADirectoryError):
             await fs.remove(tmp_path / "d")
         await fs.rmtree(tmp_path / "d")
+        (tmp_path / "z").touch()
+        await fs.renames(tmp_path / "z", tmp_path / "p" / "q" / "z")
+        await fs.unlink(tmp_path / "p" / "q" / "z")
+        await fs.removedirs(tmp_path / "p" / "q")
         with pytest.raises(ValueError, match="null"):
             await fs.unlink("a\0b")
 
@@ -350,6 +355,21 @@ def test_path_has_pathlibs_names(files_run: Run, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             await moved.unlink()
         assert (await path.stat()).st_size == 4
+        assert not await (root / "link").is_dir(follow_symlinks=False)
+        assert await (root / "link").is_dir()
+        await (root / "to").symlink_to("a", target_is_directory=True)
+        assert await (root / "to").is_dir()
+        await path.chmod(0o600)
+        assert stat.S_IMODE((await path.stat()).st_mode) == 0o600
+        with pytest.raises((NotImplementedError, OSError)):  # Linux has none for links
+            await (root / "link").chmod(0o600, follow_symlinks=False)
+        assert await path.owner() == await path.owner(follow_symlinks=True)
+        if sys.version_info >= (3, 12):
+            assert [p async for p in root.glob("A/ONE.*", case_sensitive=False)] == [path]
+            assert [p async for p in root.rglob("ONE.*", case_sensitive=True)] == []
+        if sys.version_info >= (3, 13):
+            below = [p async for p in root.glob("**/two.txt", recurse_symlinks=True)]
+            assert root / "link" / "b" / "two.txt" in below
 
     files_run(main())
 
@@ -365,6 +385,11 @@ def test_path_lacks_nothing_that_blocks() -> None:
         "link_to",  # gone in 3.12
     }
     assert public - set(dir(fs.Path)) - left_out == set()
+    for name in public & set(dir(fs.Path)):
+        theirs, ours = (
+            set(inspect.signature(getattr(of, name)).parameters) for of in (pathlib.Path, fs.Path)
+        )
+        assert theirs <= ours, name
 
 
 def test_temporary_files(files_run: Run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import glob as _glob
 import os
 import shutil
@@ -73,9 +74,9 @@ async def access(path: AnyPath, mode: int) -> bool:
     return await run(os.access, path, mode)
 
 
-async def chmod(path: AnyPath | int, mode: int) -> None:
+async def chmod(path: AnyPath | int, mode: int, *, follow_symlinks: bool = True) -> None:
     """Change the permissions."""
-    await run(os.chmod, path, mode)
+    await run(functools.partial(os.chmod, path, mode, follow_symlinks=follow_symlinks))
 
 
 async def utime(
@@ -108,6 +109,16 @@ async def listdir(path: StrPath = ".") -> list[str]:
 async def makedirs(path: AnyPath, mode: int = 0o777, exist_ok: bool = False) -> None:
     """Create a directory and those above it."""
     await run(os.makedirs, path, mode, exist_ok)
+
+
+async def removedirs(path: StrPath) -> None:
+    """Remove an empty directory, and those above it that are empty then."""
+    await run(os.removedirs, path)
+
+
+async def renames(old: StrPath, new: StrPath) -> None:
+    """Rename; directories above `new` are made, those above `old` that are empty removed."""
+    await run(os.renames, old, new)
 
 
 async def rmtree(path: AnyPath, ignore_errors: bool = False) -> None:

@@ -154,6 +154,10 @@ cdef class BinaryFile:
         call.urgent = True  # a cancellation must find it closed, or on the way
         return call
 
+    def aclose(self):
+        """The same as `close`."""
+        return self.close()
+
     def detach(self):
         """Give the descriptor away: an io.FileIO at the same place. This file is closed then.
 

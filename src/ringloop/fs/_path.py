@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import stat as _stat
@@ -40,6 +41,11 @@ class Path(pathlib.PurePosixPath):
     def _same(self, path: os.PathLike[str]) -> Self:
         return type(self)(path)
 
+    def _asked(self, name: str, *args: Any, **kwargs: tuple[Any, Any]) -> Callable[[], Any]:
+        """A call of pathlib's; (value, default) of arguments that not every Python has."""
+        given = {key: value for key, (value, default) in kwargs.items() if value != default}
+        return functools.partial(getattr(self._there(), name), *args, **given)
+
     # -- what it is ------------------------------------------------------------------
 
     def stat(self, *, follow_symlinks: bool = True) -> Awaitable[os.stat_result]:
@@ -64,13 +70,13 @@ class Path(pathlib.PurePosixPath):
                 return False
             raise
 
-    async def is_file(self) -> bool:
+    async def is_file(self, *, follow_symlinks: bool = True) -> bool:
         """True if it leads to a regular file."""
-        return await self._is(_stat.S_ISREG)
+        return await self._is(_stat.S_ISREG, follow_symlinks=follow_symlinks)
 
-    async def is_dir(self) -> bool:
+    async def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """True if it leads to a directory."""
-        return await self._is(_stat.S_ISDIR)
+        return await self._is(_stat.S_ISDIR, follow_symlinks=follow_symlinks)
 
     async def is_symlink(self) -> bool:
         """True if it is a symbolic link."""
@@ -96,17 +102,17 @@ class Path(pathlib.PurePosixPath):
         """True if it is a mount point."""
         return await run(self._there().is_mount)
 
-    async def samefile(self, other: str | os.PathLike[str]) -> bool:
+    async def samefile(self, other_path: str | os.PathLike[str]) -> bool:
         """True if both lead to the same file."""
-        return os.path.samestat(await self.stat(), await _meta.stat(other))
+        return os.path.samestat(await self.stat(), await _meta.stat(other_path))
 
-    async def owner(self) -> str:
+    async def owner(self, *, follow_symlinks: bool = True) -> str:
         """The name of the owner."""
-        return await run(self._there().owner)
+        return await run(self._asked("owner", follow_symlinks=(follow_symlinks, True)))
 
-    async def group(self) -> str:
+    async def group(self, *, follow_symlinks: bool = True) -> str:
         """The name of the group."""
-        return await run(self._there().group)
+        return await run(self._asked("group", follow_symlinks=(follow_symlinks, True)))
 
     async def absolute(self) -> Self:
         """The path from the root on, without resolving anything."""
@@ -168,14 +174,30 @@ class Path(pathlib.PurePosixPath):
         for name in await _dirs.listdir(self):
             yield self / name
 
-    async def glob(self, pattern: str) -> AsyncIterator[Self]:
+    async def glob(
+        self, pattern: str, *, case_sensitive: bool | None = None, recurse_symlinks: bool = False
+    ) -> AsyncIterator[Self]:
         """The paths below that match `pattern`."""
-        async for path in _dirs.each(lambda: iter(self._there().glob(pattern))):
-            yield self._same(path)
+        async for path in self._matching("glob", pattern, case_sensitive, recurse_symlinks):
+            yield path
 
-    async def rglob(self, pattern: str) -> AsyncIterator[Self]:
+    async def rglob(
+        self, pattern: str, *, case_sensitive: bool | None = None, recurse_symlinks: bool = False
+    ) -> AsyncIterator[Self]:
         """The same with `**/` in front."""
-        async for path in _dirs.each(lambda: iter(self._there().rglob(pattern))):
+        async for path in self._matching("rglob", pattern, case_sensitive, recurse_symlinks):
+            yield path
+
+    async def _matching(
+        self, how: str, pattern: str, case_sensitive: bool | None, recurse_symlinks: bool
+    ) -> AsyncIterator[Self]:
+        call = self._asked(
+            how,
+            pattern,
+            case_sensitive=(case_sensitive, None),
+            recurse_symlinks=(recurse_symlinks, False),
+        )
+        async for path in _dirs.each(lambda: iter(call())):
             yield self._same(path)
 
     async def walk(
@@ -219,14 +241,16 @@ class Path(pathlib.PurePosixPath):
         """The same."""
         return await self.rename(target)
 
-    async def symlink_to(self, target: str | os.PathLike[str]) -> None:
-        """Make it a symbolic link to `target`."""
+    async def symlink_to(
+        self, target: str | os.PathLike[str], target_is_directory: bool = False
+    ) -> None:
+        """Make it a symbolic link to `target`; what that is matters on Windows only."""
         await _meta.symlink(target, self)
 
     async def hardlink_to(self, target: str | os.PathLike[str]) -> None:
         """Make it a hard link to the file `target`."""
         await _meta.link(target, self)
 
-    async def chmod(self, mode: int) -> None:
+    async def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
         """Change the permissions."""
-        await _dirs.chmod(self, mode)
+        await _dirs.chmod(self, mode, follow_symlinks=follow_symlinks)

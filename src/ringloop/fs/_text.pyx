@@ -389,6 +389,10 @@ cdef class TextFile:
         """As `BinaryFile.close`."""
         return self.buffer.close()
 
+    def aclose(self):
+        """The same as `close`."""
+        return self.close()
+
     def fileno(self):
         """The descriptor."""
         return self.buffer.fileno()
