@@ -44,7 +44,8 @@ def test_what_cannot_be_decoded_is_not_lost(files_run: Run, tmp_path: Path, enco
                     while line := await f.readline():
                         lines += line
                         place = await f.tell()
-                for read in (f.readline, f.read, lambda: f.read(100_000), lambda: anext(f)):
+                reads: list[Callable[[], Any]] = [f.readline, f.read, lambda: f.read(100_000)]
+                for read in [*reads, f.__anext__]:
                     assert await f.tell() == place
                     with pytest.raises(UnicodeDecodeError):
                         await read()
