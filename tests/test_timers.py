@@ -40,6 +40,36 @@ def test_timers_run_in_the_order_of_their_times(loop: ringloop.EventLoop) -> Non
     assert seen == list(range(10))
 
 
+@pytest.mark.parametrize("depth", range(4))
+def test_a_timer_that_became_due_waits_for_one_round_of_callbacks_and_no_more(
+    loop: ringloop.EventLoop, depth: int
+) -> None:
+    """As in the standard library, wherever in a chain of callbacks the slow one stands."""
+    seen: list[str] = []
+
+    def step(left: int) -> None:
+        if left:
+            loop.call_soon(step, left - 1)
+            return
+        when = loop.time() + 0.001
+        loop.call_at(when, seen.append, "timer")
+        loop.call_soon(first)
+        while loop.time() <= when:
+            pass
+
+    def first() -> None:
+        seen.append("first")
+        loop.call_soon(second)
+
+    def second() -> None:
+        seen.append("second")
+        loop.stop()
+
+    loop.call_soon(step, depth)
+    loop.run_forever()
+    assert seen == ["first", "timer", "second"]
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["added before", "added by it"])
 def test_a_timer_that_is_due_while_a_callback_runs_does_not_overtake_what_that_scheduled(
     loop: ringloop.EventLoop, before: bool

@@ -350,9 +350,15 @@ cdef class CoreLoop:
             self.run_dispatch()
         if due_s:
             self.run_timers(due_s, newest)
-        # (Who replaced time() moves it by hand, and then counts asyncio's iterations.)
-        if self.ready_n and not self._stopping and not self.time_replaced:
-            self.run_ready(self.ready_n)
+        # What that scheduled runs in an iteration that asks the driver nothing. (Who
+        # replaced time() moves it by hand, and then counts asyncio's iterations.)
+        n = self.ready_n
+        if n and not self._stopping and not self.time_replaced:
+            newest = self.timers.seq
+            due_s = self.clock() + self.clock_resolution if self.timers.n else 0
+            self.run_ready(n)
+            if due_s:
+                self.run_timers(due_s, newest)
         return 0
 
     cdef int run_timers(self, double due_s, unsigned long long newest) except -1:
