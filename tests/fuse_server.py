@@ -2,8 +2,8 @@
 
     python fuse_server.py FOLDER DELAY_S
 
-Mounts itself on FOLDER, says "mounted", and answers until it is unmounted. Every OPEN, READ and
-GETATTR takes DELAY_S. Needs root and /dev/fuse, and nothing else: the protocol is spoken here.
+Mounts itself on FOLDER, says "mounted", and answers until it is unmounted. Everything but names
+takes DELAY_S. Needs root and /dev/fuse, and nothing else: the protocol is spoken here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 
 NAME, DATA = b"file", b"from far away\n" * 1000
-LOOKUP, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT = 1, 3, 14, 15, 17, 18, 25, 26
+LOOKUP, GETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FLUSH, INIT = 1, 3, 14, 15, 16, 17, 18, 25, 26
 OPENDIR, FORGET, INTERRUPT, BATCH_FORGET = 27, 2, 36, 42
 HEADER = struct.Struct("IIQQIIII")
 ANSWER = struct.Struct("IiQ")
@@ -45,7 +45,7 @@ def answer(opcode: int, node: int, body: bytes, delay_s: float) -> bytes | int:
             return errno.ENOENT
         # The name is valid for a minute: the dentry cache has it; the attributes never are.
         return struct.pack("QQQQII", FILE, 0, 60, 0, 0, 0) + attributes(FILE)
-    if opcode in (OPEN, READ, GETATTR):
+    if opcode in (OPEN, READ, WRITE, GETATTR, STATFS, FLUSH):
         time.sleep(delay_s)
     if opcode == GETATTR:
         return struct.pack("QII", 0, 0, 0) + attributes(node)
@@ -54,6 +54,8 @@ def answer(opcode: int, node: int, body: bytes, delay_s: float) -> bytes | int:
     if opcode == READ:
         offset, size = struct.unpack_from("QI", body, 8)
         return DATA[offset : offset + size]
+    if opcode == WRITE:  # taken, and forgotten
+        return body[16:20] + bytes(4)
     if opcode == STATFS:
         return struct.pack("QQQQQIIII", 1, 0, 0, 1, 0, 4096, 255, 4096, 0) + bytes(24)
     if opcode in (RELEASE, FLUSH):

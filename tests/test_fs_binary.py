@@ -9,6 +9,7 @@ import mmap
 import os
 import resource
 import signal
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -316,9 +317,10 @@ def test_a_pipe_closes_however_many_reads_wait(files_run: Run) -> None:
     os.close(w)
 
 
-def test_o_direct_through_an_opener(files_run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [64 * 4096, 200_000])
+def test_o_direct_through_an_opener(files_run: Run, tmp_path: Path, size: int) -> None:
     path = tmp_path / "a"
-    data = os.urandom(64 * 4096)
+    data = os.urandom(size)
     path.write_bytes(data)
     drop_cache(path)
     threads = []
@@ -338,8 +340,107 @@ def test_o_direct_through_an_opener(files_run: Run, tmp_path: Path) -> None:
         async with f:
             assert await f.pread(4096, 8192) == data[8192:12288]
             assert await f.read() == data
+            await f.seek(0)
+            assert await f.read(10_000) + await f.read() == data
+        async with fs.open(path, "rb", buffering=0, opener=opener) as f:
+            assert await f.readall() == data
 
     files_run(main())
+
+
+def test_much_at_once_takes_turns(files_run: Run) -> None:
+    """In memory, where nothing has to wait."""
+    size = 64 << 20
+    data = memoryview(os.urandom(1 << 20) * 64)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def main() -> None:
+        nonlocal turns
+        counter = asyncio.create_task(count())
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            for buffering in (-1, 0):
+                async with fs.open(f"{folder}/a", "w+b", buffering=buffering) as f:
+                    calls: list[tuple[Any, Any]] = [
+                        (f.write, bytes(data)),
+                        (f.write, data),
+                        (f.readinto, bytearray(size)),
+                        (f.read, size),
+                        (f.readall, None),
+                    ]
+                    for call, arg in calls:
+                        turns = 0
+                        await f.seek(0)
+                        got = await (call() if arg is None else call(arg))
+                        assert turns > 10, call
+                        assert (got if isinstance(got, int) else len(got)) == size
+                        if isinstance(arg, bytearray):
+                            assert arg == data
+                        elif isinstance(got, bytes):
+                            assert got == data
+                        assert await f.tell() == size
+        counter.cancel()
+
+    files_run(main(), timeout=60)
+
+
+def test_a_stream_with_o_nonblock_waits(files_run: Run) -> None:
+    """As node and ssh leave terminals."""
+    r, w = os.pipe()
+    os.set_blocking(r, False)
+    os.set_blocking(w, False)
+
+    async def main() -> None:
+        async with fs.open(r, "rb", buffering=0) as f, fs.open(w, "wb") as g:
+            reading = asyncio.create_task(f.read(10))
+            await asyncio.sleep(0.01)
+            assert not reading.done()
+            os.write(w, b"abc")
+            assert await reading == b"abc"
+            writing = asyncio.create_task(g.write(bytes(1_000_000)))
+            await asyncio.sleep(0.01)
+            got = 0
+            while got < 900_000:
+                got += len(await f.read(100_000))
+            assert await writing == 1_000_000
+            flushing = asyncio.create_task(g.flush())
+            while got < 1_000_000:
+                got += len(await f.read(100_000))
+            await flushing
+            reading = asyncio.create_task(f.read(10))
+            await asyncio.sleep(0.01)
+            await f.close()
+            with pytest.raises(ValueError, match="closed"):
+                await reading
+
+    files_run(main())
+
+
+def test_a_close_that_fails_lets_nobody_wait(files_run: Run) -> None:
+    r, w = os.pipe()
+
+    async def main() -> None:
+        f = await fs.open(r, "rb")
+        tasks = [asyncio.create_task(f.read(10))]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(f.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(f.read(10)))
+        os.close(r)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await closing
+        for task in tasks:
+            with pytest.raises(ValueError, match="closed"):
+                await asyncio.wait_for(task, 5)
+
+    files_run(main())
+    os.close(w)
 
 
 def test_read_many_gives_each_file_once(files_run: Run, tmp_path: Path) -> None:

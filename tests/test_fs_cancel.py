@@ -385,6 +385,32 @@ def test_a_cancelled_read_moves_nothing(files_run: Run, tmp_path: Path) -> None:
     files_run(main())
 
 
+def test_a_cancelled_readinto_moves_nothing(files_run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    data = os.urandom(5_000_000)
+    path.write_bytes(data)
+
+    async def main() -> None:
+        for cold in (False, True):
+            for steps in range(1, 100):
+                async with fs.open(path, "rb") as f:
+                    if cold:
+                        drop_cache(path)
+                    assert await f.read(10) == data[:10]
+                    reading = asyncio.ensure_future(f.readinto(bytearray(4_000_000)))
+                    for _ in range(steps):
+                        await asyncio.sleep(0)
+                    if reading.done():
+                        break
+                    reading.cancel()
+                    await asyncio.wait([reading])
+                    assert await f.tell() == 10
+                    assert await f.read(2_000_000) == data[10:2_000_010]
+            assert steps > 2
+
+    files_run(main(), timeout=60)
+
+
 def test_a_buffer_is_not_written_to_after_its_call(files_run: Run) -> None:
     r, w = os.pipe()
 

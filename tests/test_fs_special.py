@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import tty
@@ -28,7 +29,7 @@ from ringloop import fs
 from ringloop.fs import _threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     Run = Callable[..., Any]
@@ -179,6 +180,47 @@ def test_the_end_of_a_block_device(files_run: Run, tmp_path: Path) -> None:
         files_run(main())
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_terminal_that_is_read_slowly(files_run: Run, request: pytest.FixtureRequest) -> None:
+    """It says that it is ready when there is room for less than a page."""
+    if request.node.callspec.params["files_run"] == "uring":
+        pytest.skip("the ring itself waits for a terminal that is full")
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    os.set_blocking(master, False)
+    size = 200_000
+
+    async def main() -> None:
+        f = await fs.open(slave, "wb", closefd=False)
+        writing = asyncio.create_task(f.write(bytes(size)))
+        flushing = asyncio.create_task(f.flush())
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        got = 0
+
+        def read() -> None:
+            nonlocal got
+            with contextlib.suppress(BlockingIOError):
+                got += len(os.read(master, 1100))
+            if got == size:
+                loop.remove_reader(master)
+                over.set_result(None)
+
+        loop.add_reader(master, read)
+        await over
+        await asyncio.gather(writing, flushing)
+        await f.close()
+        assert os.get_blocking(slave)
+
+    timer = threading.Timer(20, termios.tcflush, (master, termios.TCIOFLUSH))
+    timer.start()  # should the loop itself wait
+    try:
+        files_run(main(), timeout=15)
+    finally:
+        timer.cancel()
+        os.close(master)
+        os.close(slave)
 
 
 # -- FIFOs -------------------------------------------------------------------------------
@@ -593,9 +635,9 @@ def test_holes_are_found_without_waiting(files_run: Run, tmp_path: Path) -> None
     files_run(main())
 
 
-def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away: Path) -> None:
-    path = far_away / "file"
-    data = b"from far away\n" * 1000
+@contextlib.asynccontextmanager
+async def ticking() -> AsyncIterator[None]:
+    """The loop may not be blocked for as long as the server takes."""
     late = 0.0
 
     async def tick() -> None:
@@ -605,11 +647,22 @@ def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away
             await asyncio.sleep(0.005)
             late = max(late, time.monotonic() - start - 0.005)
 
+    task = asyncio.create_task(tick())
+    with Punctuality() as machine:
+        await asyncio.sleep(0)
+        yield
+        await asyncio.sleep(0.01)  # the last tick counts, too
+    task.cancel()
+    assert late < 0.4 + machine.late_s, f"the loop was blocked for {late:.2f} s"
+
+
+def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away: Path) -> None:
+    path = far_away / "file"
+    data = b"from far away\n" * 1000
+
     async def main() -> None:
         assert (await fs.stat(path)).st_size == len(data)  # now its name is in the cache
-        ticking = asyncio.create_task(tick())
-        try:
-            await asyncio.sleep(0)
+        async with ticking():
             assert (await fs.stat(path)).st_size == len(data)
             assert await fs.read_bytes(path) == data
             async with fs.open(path, "rb") as f:
@@ -627,9 +680,21 @@ def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away
             assert [x async for x in fs.read_many([path] * 3)] == [(path, data)] * 3
             with pytest.raises(FileNotFoundError):
                 await fs.read_bytes(far_away / "nothing")
-        finally:
-            ticking.cancel()
 
-    with Punctuality() as machine:
-        files_run(main(), timeout=60)
-    assert late < 0.4 + machine.late_s, f"the loop was blocked for {late:.2f} s"
+    files_run(main(), timeout=60)
+
+
+def test_writing_to_a_file_system_that_answers_late_blocks_nothing(
+    files_run: Run, far_away: Path
+) -> None:
+    """Which is all that this program does: nothing else looks at what is mounted."""
+
+    async def main() -> None:
+        async with ticking():
+            async with fs.open(far_away / "file", "ab") as f:
+                assert await f.write(b"x" * 10) == 10
+            async with fs.open(far_away / "file", "r+b", buffering=0) as f:
+                assert await f.write(b"x") == 1
+                assert await f.pwrite(b"x", 5) == 1
+
+    files_run(main(), timeout=60)

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -87,6 +88,26 @@ static inline ssize_t rl_write_at(int fd, const void *p, size_t n, int64_t off) 
         r = off == -1 ? write(fd, p, n) : pwrite(fd, p, n, off);
     } while (r < 0 && errno == EINTR);
     return r < 0 ? -errno : r;
+}
+
+/* Read or write a stream that is ready, or -EAGAIN. Terminals refuse RWF_NOWAIT, and ready may
+ * mean room for less than there is to write: O_NONBLOCK, for the time of the call.
+ */
+static inline ssize_t rl_stream_call(const struct rl_file_op *op) {
+    void *p = (void *)op->addr;
+    bool reads = op->opcode == RL_OP_READ;
+    ssize_t r = reads ? rl_read_cached(op->fd, p, op->len, -1)
+                      : rl_write_cached(op->fd, p, op->len, -1);
+    int flags;
+    if (r != -EOPNOTSUPP)
+        return r;
+    flags = fcntl(op->fd, F_GETFL);
+    if (!(flags & O_NONBLOCK))
+        fcntl(op->fd, F_SETFL, flags | O_NONBLOCK);
+    r = reads ? rl_read_at(op->fd, p, op->len, -1) : rl_write_at(op->fd, p, op->len, -1);
+    if (!(flags & O_NONBLOCK))
+        fcntl(op->fd, F_SETFL, flags);
+    return r;
 }
 
 /* fstat() is a symbol of glibc 2.33, and wheels are for 2.28 and newer. On these machines

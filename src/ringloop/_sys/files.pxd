@@ -33,6 +33,7 @@ cdef extern from "files.h" nogil:
     ssize_t rl_read_at(int fd, void *p, size_t n, int64_t off)
     ssize_t rl_write_at(int fd, const void *p, size_t n, int64_t off)
     int rl_in_memory(int fd)
+    ssize_t rl_stream_call(const FileOp *op)
     int rl_file_call(const FileOp *op)
 
     int fstat "rl_fstat"(int fd, stat_t *s)
@@ -43,3 +44,4 @@ cdef extern from "files.h" nogil:
     bint S_ISDIR(uint32_t mode)
     bint S_ISFIFO(uint32_t mode)
     bint S_ISCHR(uint32_t mode)
+    bint S_ISBLK(uint32_t mode)

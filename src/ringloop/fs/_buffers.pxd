@@ -6,6 +6,7 @@ cdef enum:
     DEFAULT_BUFFER = 131072    # most that is read ahead or kept before it is written
     FIRST_FILL = 8192          # what a first small read fetches; doubles while it goes on
     INLINE_MAX = 1048576       # most that one step moves without giving others a turn
+    SLOW_CLOSE = 1 << 24       # a file of that size is closed by a thread if it was written
 
 # What a step may need.
 cdef enum:
@@ -17,6 +18,7 @@ cdef class Step(Call):
     cdef Py_ssize_t n
     cdef bint asked              # what this call needs, and only it, has landed
     cdef Py_ssize_t filled       # of `arg`, the result of a big read
+    cdef Py_ssize_t moved        # how far this call has moved `pos` before it is finished
 
     cdef object step(self)
 
@@ -28,6 +30,7 @@ cdef class Buffers:
     cdef bint closefd, closing
     cdef bint can_read, can_write, can_seek, append, raw, direct
     cdef bint far                # on a file system that asks another machine or process
+    cdef bint late_close         # its close() may wait, however little was written
     cdef bint nowait_read, nowait_write, in_memory, no_pwrite
     cdef int64_t pos             # of the next byte that the user reads or writes
     cdef char *rbuf              # what was read ahead: [rpos, rend), from `pos` on
@@ -62,7 +65,7 @@ cdef class Buffers:
     cdef object step_read_direct(self, Py_ssize_t n)
     cdef object step_read1(self, Py_ssize_t n)
     cdef object step_readline(self, Py_ssize_t limit)
-    cdef object step_readinto(self, object buffer, bint once)
+    cdef object step_readinto(self, Step call, bint once)
     cdef object step_peek(self)
     cdef object step_write(self, Step call)
     cdef object step_write_raw(self, Step call)

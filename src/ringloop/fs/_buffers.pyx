@@ -283,7 +283,7 @@ cdef class Buffers:
     cdef bint is_big(self, Py_ssize_t n) except -1:
         """Whether to read `n` bytes (negative: all) would keep others waiting."""
         cdef stat_t st
-        if not self.can_seek or self.raw or self.direct:
+        if not self.can_seek or self.direct:
             return False
         if n >= 0:
             return n > INLINE_MAX
@@ -337,6 +337,8 @@ cdef class Buffers:
             return self.pend(DRAIN, 0)
         if n < 0:
             n = io.DEFAULT_BUFFER_SIZE
+        if self.can_seek and not self.direct:
+            n = min(n, <Py_ssize_t>INLINE_MAX)
         if n and self.rend == self.rpos and not self.eof:
             if self.raw and self.can_seek and not self.direct:
                 # No more than was asked for, and nothing is kept; but also no less because
@@ -368,20 +370,31 @@ cdef class Buffers:
             if r == 0:
                 return self.take(have)
             if r == -EAGAIN:
-                return self.pend(FILL, 1 if self.raw and not self.can_seek else self.fill_size)
+                if self.raw and not self.can_seek:
+                    return self.pend(FILL, 1)
+                return self.pend(FILL, max(have, self.fill_size))  # what is there is searched again
             if have > INLINE_MAX:
                 return self.pend(TURN, 0)
 
-    cdef object step_readinto(self, object buffer, bint once):
+    cdef object step_readinto(self, Step call, bint once):
+        """A part at a time: each is copied twice."""
         cdef Py_buffer view
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        cdef Py_ssize_t n, got
+        PyObject_GetBuffer(call.arg, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
-            data = self.step_read1(view.len) if once else self.step_read(view.len)
+            n = max(view.len - call.moved, 0)
+            if self.can_seek:
+                n = min(n, <Py_ssize_t>INLINE_MAX)
+            data = self.step_read1(n) if once else self.step_read(n)
             if data is PENDING:
                 return PENDING
-            if PyBytes_GET_SIZE(data):
-                memcpy(view.buf, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-            return PyBytes_GET_SIZE(data)
+            got = PyBytes_GET_SIZE(data)
+            if got:
+                memcpy(<char *>view.buf + call.moved, PyBytes_AS_STRING(data), got)
+            call.moved += got
+            if once or got < n or call.moved >= view.len:
+                return call.moved
+            return self.pend(TURN, 0)
         finally:
             PyBuffer_Release(&view)
 
@@ -401,6 +414,8 @@ cdef class Buffers:
         """`call.n` is how much of the data was taken already."""
         cdef Py_buffer view
         cdef Py_ssize_t n
+        cdef Py_ssize_t moved = 0
+        cdef int need
         cdef bint exported = False
         if self.raw:
             return self.step_write_raw(call)
@@ -424,10 +439,16 @@ cdef class Buffers:
                 call.n += n
                 if call.n == view.len:
                     return view.len
-                if not self.drain_now():
-                    if exported:
-                        call.arg = bytes(memoryview(call.arg))  # the rest of what it is now
-                    return self.pend(DRAIN, 0)
+                moved += n
+                if self.drain_now():
+                    if moved <= INLINE_MAX:
+                        continue
+                    need = TURN
+                else:
+                    need = DRAIN
+                if exported:
+                    call.arg = bytes(memoryview(call.arg))  # the rest of what it is now
+                return self.pend(need, 0)
         finally:
             if exported:
                 PyBuffer_Release(&view)
@@ -445,6 +466,9 @@ cdef class Buffers:
         if self.can_seek:
             self.drop_ahead()
         off = self.place(0)
+        if self.can_seek and PyBytes_GET_SIZE(data) > INLINE_MAX:
+            self.need_data = data
+            return self.pend(DIRECT, off)
         if self.nowait_write:
             r = rl_write_cached(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), off)
             if r == -EOPNOTSUPP:

@@ -258,7 +258,7 @@ cdef class FileCall(Step):
                 return f.step_read1(self.n)
             if code == PEEK:
                 return f.step_peek()
-            return f.step_readinto(self.arg, code == READINTO1)
+            return f.step_readinto(self, code == READINTO1)
         f.check()
         if code == SEEK:
             return f.step_seek(self, self.arg, self.n)
@@ -317,7 +317,7 @@ cdef class CloseCall(Call):
         cdef BinaryFile f = self.file
         if f.fd < 0:
             return None
-        if not f.is_free() or f.inflight or f.closing or f.far:
+        if not f.is_free() or f.inflight or f.closing or f.closes_late():
             return PENDING
         if f.wend > f.wpos:
             try:

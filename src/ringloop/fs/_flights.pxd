@@ -1,4 +1,4 @@
-from ringloop.fs._buffers cimport Buffers
+from ringloop.fs._buffers cimport SLOW_CLOSE, Buffers
 from ringloop.fs._op cimport Op
 
 
@@ -16,4 +16,7 @@ cdef class Flights(Buffers):
         return self.slow_calls == 0 and self.flight is None
     cdef int wrote_beside(self) except -1
     cdef Op begin(self)
+    cdef inline bint closes_late(self) noexcept:
+        # What was written may have to be, or space to be freed, before close() returns.
+        return self.late_close or (self.can_write and self.pos > SLOW_CLOSE)
     cdef int close_now(self) except -1

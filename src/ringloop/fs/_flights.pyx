@@ -23,7 +23,7 @@ from ringloop._sys.files cimport (
 from ringloop._sys.posix cimport close as close_fd
 from ringloop.fs._aligned cimport AlignedBuffer, new_aligned
 from ringloop.fs._buffers cimport (
-    DIRECT, DRAIN, FILL, INTO, SEEK, SYNC, TRUNCATE, TURN, Step, os_error,
+    DIRECT, DRAIN, FILL, INLINE_MAX, INTO, SEEK, SYNC, TRUNCATE, TURN, Step, os_error,
 )
 from ringloop.fs._call cimport PENDING
 from ringloop.fs._op cimport new_op
@@ -109,6 +109,7 @@ cdef class Flights(Buffers):
             fill = _Fill.__new__(_Fill)
             fill.file = self
             if self.direct:
+                n = (n + 4095) & ~4095  # it ends where the file ends
                 aligned = new_aligned(n)
                 fill.keep = aligned
                 fill.p = aligned.p
@@ -140,6 +141,9 @@ cdef class Flights(Buffers):
                 op.op.addr = <uint64_t>PyBytes_AS_STRING(self.need_data)
                 op.op.len = min(PyBytes_GET_SIZE(self.need_data), 0x7ffff000)
                 op.op.off = self.need_n
+                # The ring would copy much at once, too, where that does not wait for a disk.
+                op.in_thread = (self.can_seek and not self.direct
+                                and PyBytes_GET_SIZE(self.need_data) > INLINE_MAX)
                 self.need_data = None
             elif self.need == INTO:
                 op.keep = self.need_data
@@ -211,6 +215,11 @@ cdef class Flights(Buffers):
                         call.filled += op.res
                         self.eof = op.res == 0
                     call.asked = need in (DIRECT, SYNC, TRUNCATE, SEEK)
+        except BaseException:
+            if call.moved:
+                self.pos -= call.moved
+                self.stale = True  # what is ahead, or comes yet, belongs elsewhere
+            raise
         finally:
             self.slow_calls -= 1
 
@@ -270,12 +279,13 @@ cdef class Flights(Buffers):
         finally:
             op = None
             fd = -1
-            if self.far and self.closefd:
-                # There, close() writes what is not written yet, and waits for that.
+            if self.closefd and self.closes_late():
                 fd = self.fd
                 self.closefd = False
-            self.close_now()
-            self.lock.release()  # whoever waits for it finds the file closed
+            try:
+                self.close_now()
+            finally:
+                self.lock.release()  # whoever waits for it finds the file closed
             if fd >= 0:
                 op = new_op(RL_OP_CLOSE, fd)
                 op.in_thread = True

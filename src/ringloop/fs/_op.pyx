@@ -5,20 +5,13 @@ the caller may be cancelled, the kernel goes on. What landing means is for the
 subclass: a file takes in what was read although nobody asks any more, an open closes
 what it opened.
 """
-from libc.stdint cimport uint32_t
-
 import asyncio
 
 from ringloop._core.loop cimport CoreLoop, new_future
 from ringloop._driver.base cimport Completion
-from ringloop._sys.errno cimport EAGAIN, ECANCELED, EOPNOTSUPP
-from ringloop._sys.files cimport (
-    RL_OP_READ, rl_file_call, rl_read_at, rl_read_cached, rl_write_at, rl_write_cached,
-)
+from ringloop._sys.errno cimport EAGAIN, ECANCELED
+from ringloop._sys.files cimport RL_OP_READ, rl_file_call, rl_stream_call
 from ringloop.fs import _threads
-
-cdef enum:
-    PIPE_BUF = 4096
 
 cdef object _get_running_loop = asyncio.get_running_loop
 
@@ -63,17 +56,7 @@ cdef class Op(Sink):
         return 0
 
     def _ready(self):
-        cdef ssize_t r
-        cdef char *p = <char *>self.op.addr
-        if self.op.opcode == RL_OP_READ:
-            r = rl_read_cached(self.op.fd, p, self.op.len, -1)
-            if r == -EOPNOTSUPP:
-                r = rl_read_at(self.op.fd, p, self.op.len, -1)
-        else:
-            r = rl_write_cached(self.op.fd, p, self.op.len, -1)
-            if r == -EOPNOTSUPP:
-                # Ready means that there is room for this much.
-                r = rl_write_at(self.op.fd, p, min(self.op.len, <uint32_t>PIPE_BUF), -1)
+        cdef ssize_t r = rl_stream_call(&self.op)
         if r != -EAGAIN:
             self.res = r
             self.unwatch()
@@ -85,6 +68,8 @@ cdef class Op(Sink):
         self.driver.to_dispatch(self)
 
     cdef int dispatch(self) except -1:
+        if self.res == -EAGAIN and self.stream and self.watch():
+            return 0  # with O_NONBLOCK the ring does not wait
         return self.finish()
 
     def _execute(self):
@@ -113,6 +98,7 @@ cdef class Op(Sink):
 
     cdef int cancel(self) except -1:
         """Ask for the end; threads cannot be asked."""
+        self.stream = False  # it waits no more
         if self.watching:
             self.unwatch()
             self.res = -ECANCELED

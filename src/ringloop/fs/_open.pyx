@@ -17,7 +17,7 @@ from ringloop._sys.errno cimport (
 )
 from ringloop._sys.files cimport (
     AT_FDCWD, F_SETFL, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_NONBLOCK, O_PATH,
-    O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RL_OP_OPENAT, S_ISCHR, S_ISDIR, S_ISFIFO,
+    O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RL_OP_OPENAT, S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO,
     S_ISREG, fcntl,
     fstat, known_stat, rl_open_cached, stat_t,
 )
@@ -211,7 +211,12 @@ cdef class OpenCall(Call):
             f = new_file(fd, self.file, self.mode, self.buffering, self.closefd,
                          st.st_size if self.opener is None and self.path is not None
                          and S_ISREG(st.st_mode) else -1)
+            if known == NULL:
+                may_be_far()  # looks, too, whether there is a new mount
             f.far = is_far(st.st_dev)
+            if f.far:
+                f.nowait_read = f.nowait_write = False
+            f.late_close = f.far or S_ISBLK(st.st_mode)
             self.opened = f
             try:
                 if f.can_read and f.can_write and not f.can_seek and not f.raw:

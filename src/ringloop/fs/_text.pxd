@@ -17,7 +17,7 @@ cdef class TextFile:
     cdef str chars               # decoded and not all read: from `used` on
     cdef Py_ssize_t used
     cdef object flags            # the decoder's state before `fed`, and what it was fed
-    cdef bytes fed               # to give `chars`; None: unknown, `chars` is empty
+    cdef object fed              # to give `chars`; None: unknown, `chars` is empty
     cdef Py_ssize_t last         # where in `chars` the last chunk begins, and its state
     cdef object last_flags
     cdef bytes last_fed

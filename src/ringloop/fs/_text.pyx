@@ -16,6 +16,7 @@ import locale
 import sys
 import warnings
 
+from ringloop.fs._buffers cimport INLINE_MAX, TURN
 from ringloop.fs._call cimport NEW, PENDING, make_sendable
 
 cdef extern from "Python.h":
@@ -28,6 +29,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     CHUNK = 8192  # io's: where reading and writing alternate, it decides what is read
+    LONG = 65536  # a text or line of which more is read at once
 
 cdef object _Unsupported = io.UnsupportedOperation
 cdef object _NewlineDecoder = io.IncrementalNewlineDecoder
@@ -121,8 +123,9 @@ cdef class TextFile:
     cdef object more(self):
         """Decode another chunk: True, False at the end, or PENDING."""
         cdef bytes pending, chunk
-        cdef str text
-        data = self.buffer.step_read1(CHUNK)
+        cdef str text, chars
+        cdef Py_ssize_t unread = PyUnicode_GET_LENGTH(self.chars) - self.used
+        data = self.buffer.step_read1(CHUNK if unread < LONG else unread)
         if data is PENDING:
             return PENDING
         chunk = data
@@ -138,11 +141,18 @@ cdef class TextFile:
                 self.fed = pending + chunk if pending else chunk
         else:
             self.last = PyUnicode_GET_LENGTH(self.chars)
-            self.chars += text
+            chars = self.chars
+            self.chars = ""  # so that it can grow in place
+            try:
+                chars += text
+            finally:
+                self.chars = chars
             if pending is not None:
                 self.last_flags = flags
                 self.last_fed = pending + chunk
                 if self.fed is not None:
+                    if type(self.fed) is bytes:
+                        self.fed = bytearray(self.fed)
                     self.fed += chunk
         return bool(chunk or text)
 
@@ -161,6 +171,8 @@ cdef class TextFile:
 
     cdef object step_read(self, Py_ssize_t n):
         cdef Py_ssize_t end
+        cdef Py_ssize_t unread = PyUnicode_GET_LENGTH(self.chars) - self.used
+        cdef Py_ssize_t had = unread
         cdef str text
         if n < 0:
             data = self.buffer.step_read(-1)
@@ -171,12 +183,15 @@ cdef class TextFile:
             text = self.chars[self.used:] + text
             self.forget()
             return text
-        while PyUnicode_GET_LENGTH(self.chars) - self.used < n:
+        while unread < n:
+            if unread - had > INLINE_MAX:
+                return self.buffer.pend(TURN, 0)
             found = self.more()
             if found is PENDING:
                 return PENDING
             if not found:
                 break
+            unread = PyUnicode_GET_LENGTH(self.chars) - self.used
         end = min(self.used + n, PyUnicode_GET_LENGTH(self.chars))
         text = PyUnicode_Substring(self.chars, self.used, end)
         self.used = end
@@ -203,6 +218,7 @@ cdef class TextFile:
     cdef object step_readline(self, Py_ssize_t limit):
         cdef Py_ssize_t end, size
         cdef Py_ssize_t start = self.used
+        cdef Py_ssize_t had = PyUnicode_GET_LENGTH(self.chars) - start
         cdef str text
         if limit < 0 and self.simple_lines:
             end = PyUnicode_FindChar(self.chars, c"\n", start, PyUnicode_GET_LENGTH(self.chars), 1)
@@ -220,6 +236,8 @@ cdef class TextFile:
             if end >= 0:
                 break
             start = size - self.used
+            if start - had > INLINE_MAX:
+                return self.buffer.pend(TURN, 0)
             found = self.more()
             if found is PENDING:
                 return PENDING
