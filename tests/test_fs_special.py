@@ -182,10 +182,8 @@ def test_the_end_of_a_block_device(files_run: Run, tmp_path: Path) -> None:
         subprocess.run(["losetup", "--detach", device], check=True)
 
 
-def test_a_terminal_that_is_read_slowly(files_run: Run, request: pytest.FixtureRequest) -> None:
+def test_a_terminal_that_is_read_slowly(files_run: Run) -> None:
     """It says that it is ready when there is room for less than a page."""
-    if request.node.callspec.params["files_run"] == "uring":
-        pytest.skip("the ring itself waits for a terminal that is full")
     master, slave = pty.openpty()
     tty.setraw(slave)
     os.set_blocking(master, False)

@@ -19,6 +19,7 @@ cdef class Op(Sink):
     cdef list waiters
 
     cdef int start(self) except -1
+    cdef bint to_terminal(self) except -1
     cdef bint watch(self) except -1
     cdef int unwatch(self) except -1
     cdef int land(self) except -1

@@ -6,6 +6,7 @@ subclass: a file takes in what was read although nobody asks any more, an open c
 what it opened.
 """
 import asyncio
+import os
 
 from ringloop._core.loop cimport CoreLoop, new_future
 from ringloop._driver.base cimport Completion
@@ -23,7 +24,7 @@ cdef class Op(Sink):
         self.loop = _get_running_loop()
         if isinstance(self.loop, CoreLoop):
             core = <CoreLoop>self.loop
-            if core.driver.has_file_ops and not self.in_thread:
+            if core.driver.has_file_ops and not self.in_thread and not self.to_terminal():
                 self.driver = core.driver
                 self.token = core.driver.file_op(self, &self.op, self.keep)
                 return 0
@@ -34,6 +35,10 @@ cdef class Op(Sink):
         else:
             _threads.submit(self.loop, self._execute, self._finish)
         return 0
+
+    cdef bint to_terminal(self) except -1:
+        """A terminal's driver waits for room though the ring asks it not to."""
+        return self.stream and self.op.opcode != RL_OP_READ and os.isatty(self.op.fd)
 
     cdef bint watch(self) except -1:
         """Have the loop say when a stream is ready: no thread can be stuck in it then."""

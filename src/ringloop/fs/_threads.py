@@ -55,11 +55,12 @@ class Pool:
                 return
             loop, execute, finish = job
             execute()
+            del job, execute  # what they refer to is the caller's alone when it goes on
             try:
                 loop.call_soon_threadsafe(finish)
             except RuntimeError:
                 pass  # the loop was closed meanwhile: nobody waits
-            del job, loop, execute, finish
+            del loop, finish
             self.idle.release()
 
 
