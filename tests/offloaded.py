@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ringloop.offload import cancelled, report
 
@@ -50,6 +50,15 @@ def pid_when_there_is(path: Path) -> int:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return os.getpid()
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
+
+def ready_on(dask_worker: Any) -> int:
+    """How many calls a worker of Dask has that wait for a thread."""
+    return len(dask_worker.state.ready)
 
 
 def report_pid_and_sleep() -> None:

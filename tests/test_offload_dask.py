@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import threading
@@ -143,10 +144,20 @@ def test_progress_comes_in_order_and_before_the_result(run: Run) -> None:
     run(main)
 
 
+async def calls_that_wait(dask: offload.Dask, count: int) -> None:
+    """Until so many calls wait for a thread of the worker."""
+    while True:
+        found = dask.client.run(offloaded.ready_on)
+        if inspect.isawaitable(found):
+            found = await found
+        if sum(found.values()) == count:
+            return
+        await asyncio.sleep(0.01)
+
+
 def test_a_cancelled_call_that_waits_does_not_begin(run: Run, tmp_path: Path) -> None:
     async def main(dask: offload.Dask) -> None:
-        go = tmp_path / "go"
-        begun: list[Any] = []
+        go, mark = tmp_path / "go", tmp_path / "mark"
         taken: asyncio.Queue[Any] = asyncio.Queue()
         places = [
             asyncio.create_task(
@@ -156,15 +167,16 @@ def test_a_cancelled_call_that_waits_does_not_begin(run: Run, tmp_path: Path) ->
         ]
         for _ in places:
             await taken.get()
-        task = asyncio.create_task(dask.run(offloaded.until_cancelled, progress=begun.append))
-        await asyncio.sleep(0.1)
+        task = asyncio.create_task(dask.run(offloaded.touch, mark))
+        await calls_that_wait(dask, 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await calls_that_wait(dask, 0)  # Dask's worker is told a moment later
         go.touch()
         await asyncio.gather(*places)
         assert await dask.run(offloaded.square, 2) == 4
-        assert begun == []
+        assert not mark.exists()
 
     run(main)
 

@@ -111,8 +111,9 @@ class Dask:
     ) -> T:
         """Call `function(*args)` on the cluster; arguments may be `Remote`.
 
-        When the caller is cancelled, so is the call: it does not begin any more. What runs
-        already goes on to its end, for Dask does not stop it, but its result is dropped.
+        When the caller is cancelled, so is the call: it does not begin any more, once its
+        worker was told. What runs already goes on to its end, for Dask does not stop it,
+        but its result is dropped.
 
         `limiter` says how many may be on the cluster at once, waiting ones included (by
         default any number: the cluster has a queue). `progress` is called on the loop with
