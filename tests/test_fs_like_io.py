@@ -54,6 +54,8 @@ content = st.lists(
     max_size=8,
 ).map(b"".join)
 
+# What decoding raises; until Python 3.12 utf-16 without a BOM raises the first.
+NOT_TEXT = {UnicodeError, UnicodeDecodeError}
 TEXT = st.one_of(
     st.sampled_from(["a\n", "line\r\n", "\r", "é€", "\u65e5\u672c\n", "x" * 9000, ""]),
     st.text(max_size=8),
@@ -165,7 +167,7 @@ async def compare(kwargs: dict[str, Any], data: bytes, commands: list[Command]) 
                     assert bool(got) == bool(expected)
                 else:
                     assert got == expected, (name, args)
-                if isinstance(expected, tuple) and UnicodeDecodeError in expected:
+                if isinstance(expected, tuple) and NOT_TEXT & set(expected):
                     break  # io loses what it had decoded before the error; here nothing is lost
                 assert ours.closed == theirs.closed
                 if theirs.closed:
