@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
+import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
 
@@ -60,3 +64,24 @@ class Punctuality:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.late_s = float(self._ticker.communicate()[0])
+
+
+@asynccontextmanager
+async def punctual_loop(limit_s: float) -> AsyncIterator[None]:
+    """The running loop may not be blocked for so long, beyond what the machine takes."""
+    late = 0.0
+
+    async def tick() -> None:
+        nonlocal late
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(0.005)
+            late = max(late, time.monotonic() - start - 0.005)
+
+    task = asyncio.create_task(tick())
+    with Punctuality() as machine:
+        await asyncio.sleep(0)
+        yield
+        await asyncio.sleep(0.01)  # the last tick counts, too
+    task.cancel()
+    assert late < limit_s + machine.late_s, f"the loop was blocked for {late:.2f} s"

@@ -348,21 +348,26 @@ def test_o_direct_through_an_opener(files_run: Run, tmp_path: Path, size: int) -
     files_run(main())
 
 
+class Turns:
+    """How often a task beside the others had its turn."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def count(self) -> None:
+        while True:
+            await asyncio.sleep(0)
+            self.taken += 1
+
+
 def test_much_at_once_takes_turns(files_run: Run) -> None:
     """In memory, where nothing has to wait."""
     size = 64 << 20
     data = memoryview(os.urandom(1 << 20) * 64)
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
+    turns = Turns()
 
     async def main() -> None:
-        nonlocal turns
-        counter = asyncio.create_task(count())
+        counter = asyncio.create_task(turns.count())
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
             for buffering in (-1, 0):
                 async with fs.open(f"{folder}/a", "w+b", buffering=buffering) as f:
@@ -374,10 +379,10 @@ def test_much_at_once_takes_turns(files_run: Run) -> None:
                         (f.readall, None),
                     ]
                     for call, arg in calls:
-                        turns = 0
+                        turns.taken = 0
                         await f.seek(0)
                         got = await (call() if arg is None else call(arg))
-                        assert turns > 10, call
+                        assert turns.taken > 10, call
                         assert (got if isinstance(got, int) else len(got)) == size
                         if isinstance(arg, bytearray):
                             assert arg == data
@@ -522,40 +527,28 @@ def test_a_file_that_grows_after_it_was_opened(files_run: Run, tmp_path: Path) -
 def test_tasks_that_read_from_the_caches_take_turns(files_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(bytes(4096))
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
+    turns = Turns()
 
     async def main() -> None:
-        counter = asyncio.create_task(count())
+        counter = asyncio.create_task(turns.count())
         async with fs.open(path, "rb") as f:
             for _ in range(5000):
                 await f.pread(4096, 0)
         counter.cancel()
 
     files_run(main())
-    assert turns > 20
+    assert turns.taken > 20
 
 
 def test_who_works_on_what_it_reads_takes_turns_too(files_run: Run, tmp_path: Path) -> None:
     """Lines out of a buffer cost nothing, but what is done with them does."""
     path = tmp_path / "a"
     path.write_bytes(b"line\n" * 2000)
-    turns = lines = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
+    turns, lines = Turns(), 0
 
     async def main() -> None:
         nonlocal lines
-        counter = asyncio.create_task(count())
+        counter = asyncio.create_task(turns.count())
         async with fs.open(path) as f:
             async for _ in f:
                 until = time.perf_counter() + 0.0002
@@ -566,7 +559,7 @@ def test_who_works_on_what_it_reads_takes_turns_too(files_run: Run, tmp_path: Pa
 
     files_run(main())
     assert lines == 2000
-    assert turns > 20  # in 400 ms
+    assert turns.taken > 20  # in 400 ms
 
 
 def test_the_first_turns_of_many_tasks_are_short(files_run: Run, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ringloop.compat import aiofiles
 from ringloop.fs import _threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     Run = Callable[..., Any]
 
@@ -362,6 +362,18 @@ def test_close_completes_although_it_is_cancelled(files_run: Run, tmp_path: Path
     files_run(main())
 
 
+async def cancelled_after(steps: int, call: Awaitable[Any]) -> bool:
+    """Cancel a call that has had so many iterations; False if it was done before."""
+    task = asyncio.ensure_future(call)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    if task.done():
+        return False
+    task.cancel()
+    await asyncio.wait([task])
+    return True
+
+
 def test_a_cancelled_read_moves_nothing(files_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(DATA)
@@ -372,13 +384,8 @@ def test_a_cancelled_read_moves_nothing(files_run: Run, tmp_path: Path) -> None:
             async with fs.open(path, "rb") as f:
                 assert await f.read(10) == DATA[:10]
                 drop_cache(path)
-                reading = asyncio.ensure_future(f.read(400_000))
-                for _ in range(steps):
-                    await asyncio.sleep(0)
-                if reading.done():
+                if not await cancelled_after(steps, f.read(400_000)):
                     break
-                reading.cancel()
-                await asyncio.wait([reading])
                 assert await f.tell() == 10
                 assert await f.read(100) == DATA[10:110]
 
@@ -397,13 +404,8 @@ def test_a_cancelled_readinto_moves_nothing(files_run: Run, tmp_path: Path) -> N
                     if cold:
                         drop_cache(path)
                     assert await f.read(10) == data[:10]
-                    reading = asyncio.ensure_future(f.readinto(bytearray(4_000_000)))
-                    for _ in range(steps):
-                        await asyncio.sleep(0)
-                    if reading.done():
+                    if not await cancelled_after(steps, f.readinto(bytearray(4_000_000))):
                         break
-                    reading.cancel()
-                    await asyncio.wait([reading])
                     assert await f.tell() == 10
                     assert await f.read(2_000_000) == data[10:2_000_010]
             assert steps > 2

@@ -24,17 +24,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import Punctuality
+from machine import punctual_loop
 from ringloop import fs
 from ringloop.fs import _threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     Run = Callable[..., Any]
 
 NOBODY = 65534
+FAR_LATE_S = 0.4  # less than the far file system takes
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -633,34 +634,13 @@ def test_holes_are_found_without_waiting(files_run: Run, tmp_path: Path) -> None
     files_run(main())
 
 
-@contextlib.asynccontextmanager
-async def ticking() -> AsyncIterator[None]:
-    """The loop may not be blocked for as long as the server takes."""
-    late = 0.0
-
-    async def tick() -> None:
-        nonlocal late
-        while True:
-            start = time.monotonic()
-            await asyncio.sleep(0.005)
-            late = max(late, time.monotonic() - start - 0.005)
-
-    task = asyncio.create_task(tick())
-    with Punctuality() as machine:
-        await asyncio.sleep(0)
-        yield
-        await asyncio.sleep(0.01)  # the last tick counts, too
-    task.cancel()
-    assert late < 0.4 + machine.late_s, f"the loop was blocked for {late:.2f} s"
-
-
 def test_a_file_system_that_answers_late_blocks_nothing(files_run: Run, far_away: Path) -> None:
     path = far_away / "file"
     data = b"from far away\n" * 1000
 
     async def main() -> None:
         assert (await fs.stat(path)).st_size == len(data)  # now its name is in the cache
-        async with ticking():
+        async with punctual_loop(FAR_LATE_S):
             assert (await fs.stat(path)).st_size == len(data)
             assert await fs.read_bytes(path) == data
             async with fs.open(path, "rb") as f:
@@ -688,7 +668,7 @@ def test_writing_to_a_file_system_that_answers_late_blocks_nothing(
     """Which is all that this program does: nothing else looks at what is mounted."""
 
     async def main() -> None:
-        async with ticking():
+        async with punctual_loop(FAR_LATE_S):
             async with fs.open(far_away / "file", "ab") as f:
                 assert await f.write(b"x" * 10) == 10
             async with fs.open(far_away / "file", "r+b", buffering=0) as f:

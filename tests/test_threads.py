@@ -509,13 +509,18 @@ def test_no_byte_is_lost_or_doubled_while_a_loop_moves_again_and_again(
     assert back == sent
 
 
+def sized_loop(driver: str, size: str) -> ringloop.EventLoop:
+    """A loop whose driver's queues are as always, or tiny."""
+    if size == "tiny" and driver != "uring":
+        pytest.skip("only io_uring has queues whose size can be chosen")
+    return ringloop.EventLoop(drivers.make("tiny-uring" if size == "tiny" else driver))
+
+
 @pytest.mark.parametrize("size", ["real", "tiny"])
 def test_a_loop_with_more_operations_than_its_queues_hold_moves(
     driver: str, homes: Iterator[Home], socketpair: Pairs, size: str
 ) -> None:
-    if size == "tiny" and driver != "uring":
-        pytest.skip("only io_uring has queues whose size can be chosen")
-    loop = ringloop.EventLoop(drivers.make("tiny-uring" if size == "tiny" else driver))
+    loop = sized_loop(driver, size)
     home = next(homes)
     messages = [f"<{i}>".encode() * 30 for i in range(30)]
     pairs = [socketpair() for _ in messages]
@@ -552,9 +557,7 @@ def test_a_loop_with_more_operations_than_its_queues_hold_moves(
 def test_a_loop_that_moves_with_more_sends_done_than_its_queue_holds_sends_none_again(
     driver: str, homes: Iterator[Home], socketpair: Pairs, size: str
 ) -> None:
-    if size == "tiny" and driver != "uring":
-        pytest.skip("only io_uring has queues whose size can be chosen")
-    loop = ringloop.EventLoop(drivers.make("tiny-uring" if size == "tiny" else driver))
+    loop = sized_loop(driver, size)
     home = next(homes)
     pairs = [socketpair() for _ in range(30)]
     protocols = [connect(loop, home, ours) for ours, _ in pairs]

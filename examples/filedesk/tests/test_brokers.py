@@ -121,6 +121,18 @@ def test_workers_elsewhere(start: Start, database: str, broker: tuple[str, str],
         assert seconds < 8
 
 
+async def uploaded(url: str, name: str) -> str:
+    async with aiohttp.ClientSession(url) as session:
+        file_id: str = (await Desk(session).upload(name, b"abc"))["id"]
+        return file_id
+
+
+async def state_in_the_end(url: str, file_id: str) -> str:
+    async with aiohttp.ClientSession(url) as session:
+        state: str = (await Desk(session).ended(file_id))["state"]
+        return state
+
+
 def test_a_job_that_was_lost_comes_at_the_next_start(
     start: Start, database: str, broker: tuple[str, str], run: Any
 ) -> None:
@@ -128,11 +140,6 @@ def test_a_job_that_was_lost_comes_at_the_next_start(
     url, namespace = broker
     shared = ("--database", database, "--broker", url, "--namespace", namespace)
     web = start("web", "--port", "0", *shared)
-
-    async def before() -> str:
-        async with aiohttp.ClientSession(web.url) as session:
-            file_id: str = (await Desk(session).upload("lost", b"abc"))["id"]
-            return file_id
 
     async def lose() -> None:
         if url.startswith("redis"):
@@ -143,17 +150,12 @@ def test_a_job_that_was_lost_comes_at_the_next_start(
             assert await connection.jetstream().purge_stream(namespace)
             await connection.close()
 
-    file_id = run(before())
+    file_id = run(uploaded(web.url, "lost"))
     web.end(signal.SIGKILL)
     run(lose())
     web = start("web", "--port", "0", *shared)
     start("worker", *shared)
-
-    async def after() -> None:
-        async with aiohttp.ClientSession(web.url) as session:
-            assert (await Desk(session).ended(file_id))["state"] == "done"
-
-    run(after())
+    assert run(state_in_the_end(web.url, file_id)) == "done"
 
 
 def test_jobs_wait_until_a_worker_comes(
@@ -163,19 +165,9 @@ def test_jobs_wait_until_a_worker_comes(
     shared = ("--database", database, "--broker", url, "--namespace", namespace)
     web = start("web", "--port", "0", *shared)
 
-    async def before() -> str:
-        async with aiohttp.ClientSession(web.url) as session:
-            file_id: str = (await Desk(session).upload("waits", b"abc"))["id"]
-            return file_id
-
-    file_id = run(before())
+    file_id = run(uploaded(web.url, "waits"))
     start("worker", *shared)
-
-    async def after() -> None:
-        async with aiohttp.ClientSession(web.url) as session:
-            assert (await Desk(session).ended(file_id))["state"] == "done"
-
-    run(after())
+    assert run(state_in_the_end(web.url, file_id)) == "done"
 
 
 class RedisServer:
