@@ -20,6 +20,7 @@ import termios
 import threading
 import time
 import tty
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -676,3 +677,27 @@ def test_writing_to_a_file_system_that_answers_late_blocks_nothing(
                 assert await f.pwrite(b"x", 5) == 1
 
     files_run(main(), timeout=60)
+
+
+def test_a_result_is_its_callers_alone_while_the_thread_is_still_busy(
+    files_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        go_on = threading.Event()
+        plain = loop.call_soon_threadsafe
+
+        def tell_and_wait(callback: Callable[..., object], *args: Any) -> None:
+            plain(callback, *args)
+            go_on.wait(20)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", tell_and_wait)
+        try:
+            result: set[int] = await _threads.run(set)
+            left = weakref.ref(result)
+            del result
+            assert left() is None
+        finally:
+            go_on.set()
+
+    files_run(main())

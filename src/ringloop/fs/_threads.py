@@ -114,7 +114,7 @@ async def run(
         raise
     if len(outcome) == 2:
         raise outcome.pop()
-    result: T = outcome[0]
+    result: T = outcome.pop()  # the thread has `outcome` for a moment yet
     return result
 
 
