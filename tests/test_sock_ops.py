@@ -427,6 +427,65 @@ def test_a_connect_goes_on_after_a_cancelled_one(run: Run, loop: ringloop.EventL
 # -- several at once, and sockets that go away -------------------------------------------
 
 
+def test_waits_that_are_cancelled_and_waits_that_end_do_not_mix(
+    run: Run, loop: ringloop.EventLoop
+) -> None:
+    async def go() -> None:
+        chance = random.Random(1)
+        pairs = [socket.socketpair() for _ in range(8)]
+        with contextlib.ExitStack() as stack:
+            for a, b in pairs:
+                stack.enter_context(a).setblocking(False)
+                stack.enter_context(b).setblocking(False)
+            for _ in range(50):
+                tasks = [asyncio.create_task(loop.sock_recv(a, 10)) for a, _ in pairs]
+                await settle()
+                for i, (_, b) in enumerate(pairs):
+                    if chance.random() < 0.5:
+                        tasks[i].cancel()
+                    b.send(b"%d" % i)
+                for i, (a, _) in enumerate(pairs):
+                    # A cancelled call may have had its answer already: never another's.
+                    (got,) = await asyncio.gather(tasks[i], return_exceptions=True)
+                    if isinstance(got, asyncio.CancelledError):
+                        got = await loop.sock_recv(a, 10)
+                    assert got == b"%d" % i
+
+    run(go())
+
+
+def test_a_call_that_nobody_awaited_says_so(loop: ringloop.EventLoop, pair: Pair) -> None:
+    with pytest.warns(RuntimeWarning, match="'sock_recv' was never awaited"):
+        receiving = loop.sock_recv(pair[0], 1)
+        del receiving
+    with pytest.warns(RuntimeWarning, match="'sock_sendall' was never awaited"):
+        sending = loop.sock_sendall(pair[0], b"x")
+        del sending
+
+
+def test_a_subclass_of_socket_says_its_own_number(run: Run, loop: ringloop.EventLoop) -> None:
+    class Renumbered(socket.socket):
+        asked = 0
+
+        def fileno(self) -> int:
+            self.asked += 1
+            return super().fileno()
+
+    async def go() -> None:
+        ends = socket.socketpair()
+        a, b = (Renumbered(fileno=end.detach()) for end in ends)
+        with a, b:
+            a.setblocking(False)
+            b.setblocking(False)
+            task = await waiting(loop.sock_recv(a, 10))
+            await loop.sock_sendall(b, b"x")
+            assert await task == b"x"
+            assert a.asked
+            assert b.asked
+
+    run(go())
+
+
 def test_two_receivers_of_one_socket_share_what_comes(
     run: Run, loop: ringloop.EventLoop, pair: Pair
 ) -> None:

@@ -8,12 +8,13 @@ meanwhile, its number may belong to somebody else.
 
 sock_recv and sock_sendall, the hot two, go straight to the system call.
 """
+cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from ringloop._sys.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t
 
@@ -26,13 +27,28 @@ from ringloop._core.loop cimport CoreLoop
 from ringloop._core.sendable cimport (
     PYGEN_NEXT, PYGEN_RETURN, rl_make_sendable, send_or_stop,
 )
-from ringloop._net.watch cimport Ready, wait_ready
+from ringloop._net.watch cimport Ready, spare_ready, wait_ready
 from ringloop._sys cimport posix
 from ringloop._sys.posix cimport (
     MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT,
 )
 
+cdef extern from *:
+    """
+    /* The function behind a method without arguments, which saves looking it up; or NULL. */
+    static PyCFunction rl_function_of(PyObject *method) {
+        PyMethodDef *def;
+        if (!Py_IS_TYPE(method, &PyMethodDescr_Type))
+            return NULL;
+        def = ((PyMethodDescrObject *)method)->d_method;
+        return def->ml_flags == METH_NOARGS ? def->ml_meth : NULL;
+    }
+    """
+    ctypedef object (*NoArgs "PyCFunction")(PyObject *, PyObject *)
+    NoArgs rl_function_of(object method)
+
 cdef object _socket_type = socket.socket
+cdef NoArgs _fileno = rl_function_of(_socket_type.fileno)
 
 # The size asked for is the most the caller can take, not what will come: receive
 # here, then allocate what came. Used between two Python statements only, under the GIL.
@@ -48,8 +64,8 @@ cdef enum:
 cdef unsigned char _drained[HINTS]
 
 
-cdef int _check(CoreLoop loop, object sock) except -1:
-    if type(sock) is not _socket_type:
+cdef int _check(CoreLoop loop, object sock, bint plain) except -1:
+    if not plain:
         base_events._check_ssl_socket(sock)
     if loop._debug and sock.gettimeout() != 0:
         raise ValueError("the socket must be non-blocking")
@@ -110,17 +126,24 @@ cdef Py_ssize_t _try_send(int fd, object data, Py_ssize_t offset) except -1:
     raise OSError(err, os.strerror(err))
 
 
+@cython.freelist(64)
 cdef class _Call:
     """A coroutine made by hand: try, wait until ready, try again.
 
     A generator costs as much as the rest of a small receive (measured: with compiled
-    `async def`, an echo by sock_recv and sock_sendall took 0.8 us more).
+    `async def`, an echo by sock_recv and sock_sendall took 0.8 us more). All fields are
+    here, as kinds of calls share the list of spare ones only if they are of one size.
     """
 
     cdef CoreLoop loop
     cdef object sock
+    cdef object data       # what was received, or is to be sent
+    cdef object n          # the most to receive, as the caller gave it
+    cdef Py_ssize_t sent
+    cdef Py_ssize_t size   # of what is to be sent
     cdef Ready ready       # what it waits for
     cdef int fd            # of `sock`, asked for anew before each try
+    cdef bint plain        # not a subclass of socket: system calls do
     cdef bint started
     cdef bint done
 
@@ -134,33 +157,15 @@ cdef class _Call:
     cdef uint32_t mask(self) noexcept:
         return POLLIN
 
-    cdef object step(self):
-        """The future to wait for; None when it is done."""
-        if self.done:
-            raise RuntimeError("cannot reuse already awaited coroutine")
-        if not self.started:
-            self.started = True
-            _check(self.loop, self.sock)
-        self.ready = None
-        self.fd = self.sock.fileno()
-        if self.attempt():
-            return None
-        self.ready = wait_ready(self.loop, self.fd, self.mask())
-        future = self.ready.future
-        # What Future.__await__ does before it yields itself to the task.
-        future._asyncio_future_blocking = True
-        return future
+    cdef str name(self):
+        raise NotImplementedError
 
     cdef int finish(self) except -1:
         self.done = self.started = True
         if self.ready is not None:
             self.ready.stop()
             self.ready = None
-        self.release()
-        return 0
-
-    cdef int release(self) except -1:
-        """Let go of the caller's buffer."""
+        self.data = None
         return 0
 
     def __await__(self):
@@ -184,56 +189,87 @@ cdef class _Call:
     def close(self):
         self.finish()
 
-    def __del__(self):
+    def __dealloc__(self):
+        # Not __del__, which costs as much as making the object.
         if not self.started:
             warnings.warn(f"coroutine {self.name()!r} was never awaited", RuntimeWarning)
 
 
-cdef int _send(PyObject *p, PyObject *arg, PyObject **result) except -1:
-    cdef _Call self = <_Call>p
-    cdef object value
+cdef object _step(_Call self):
+    """The future to wait for; None when it is done."""
+    if self.done:
+        raise RuntimeError("cannot reuse already awaited coroutine")
+    if not self.started:
+        self.started = True
+        self.plain = type(self.sock) is _socket_type
+        _check(self.loop, self.sock, self.plain)
+    elif self.ready is not None:
+        spare_ready(self.ready)
+        self.ready = None
+    if self.plain and _fileno != NULL:
+        self.fd = _fileno(<PyObject *>self.sock, NULL)
+    else:
+        self.fd = self.sock.fileno()
+    if self.attempt():
+        return None
+    self.ready = wait_ready(self.loop, self.fd, self.mask())
+    future = self.ready.future
+    # What Future.__await__ does before it yields itself to the task.
+    future._asyncio_future_blocking = True
+    return future
+
+
+cdef int _failed(_Call self) except -1:
+    """After _step(), which left the error set."""
     try:
-        value = self.step()
+        _raise_pending()
     except BaseException:
         self.finish()
         raise
-    if value is not None:
-        Py_INCREF(value)
-        result[0] = <PyObject *>value
+    return 0
+
+
+cdef int _raise_pending() except -1:
+    return -1
+
+
+# An error is looked at in _failed(): a `try` costs each call as much as a small step.
+ctypedef PyObject *(*StepRaw)(_Call) noexcept
+
+
+cdef int _send(PyObject *p, PyObject *arg, PyObject **result) except -1:
+    cdef PyObject *future = (<StepRaw>_step)(<_Call>p)
+    if future == NULL:
+        _failed(<_Call>p)
+    if future != <PyObject *>None:
+        result[0] = future
         return PYGEN_NEXT
-    self.done = True
-    value = self.result()
-    self.release()
+    Py_DECREF(None)
+    (<_Call>p).done = True
+    value = (<_Call>p).result()
+    (<_Call>p).data = None
     Py_INCREF(value)
     result[0] = <PyObject *>value
     return PYGEN_RETURN
 
 
 cdef class _RecvCall(_Call):
-    cdef object n
-    cdef object data
-
     cdef bint attempt(self) except -1:
         cdef Py_ssize_t n = self.n if type(self.n) is int else -1
-        if type(self.sock) is _socket_type and 0 < n <= SCRATCH_SIZE:
+        if self.plain and 0 < n <= SCRATCH_SIZE:
             self.data = _try_recv(self.fd, n)
         else:
             self.data = _recv_by_socket(self.sock, self.n)
         return self.data is not None
 
     cdef object result(self):
-        data, self.data = self.data, None
-        return data
+        return self.data
 
-    def name(self):
+    cdef str name(self):
         return "sock_recv"
 
 
 cdef class _SendAllCall(_Call):
-    cdef object data
-    cdef Py_ssize_t sent
-    cdef Py_ssize_t size
-
     cdef bint attempt(self) except -1:
         if self.sent == 0:
             if type(self.data) is bytes:
@@ -242,7 +278,7 @@ cdef class _SendAllCall(_Call):
                 # Held until all is sent: a bytearray must not be resized meanwhile.
                 self.data = memoryview(self.data)
                 self.size = self.data.nbytes
-        if type(self.sock) is _socket_type:
+        if self.plain:
             self.sent += _try_send(self.fd, self.data, self.sent)
         else:
             self.sent += _send_by_socket(self.sock, self.data, self.sent)
@@ -251,11 +287,7 @@ cdef class _SendAllCall(_Call):
     cdef uint32_t mask(self) noexcept:
         return POLLOUT
 
-    cdef int release(self) except -1:
-        self.data = None
-        return 0
-
-    def name(self):
+    cdef str name(self):
         return "sock_sendall"
 
 
@@ -275,7 +307,7 @@ class SocketMethods:
 
     async def _retry(self, sock, mask, method, *args):
         """Call a method of `sock` until it does not block."""
-        _check(self, sock)
+        _check(self, sock, type(sock) is _socket_type)
         while True:
             try:
                 return getattr(sock, method)(*args)
@@ -323,7 +355,7 @@ class SocketMethods:
 
     async def sock_connect(self, sock, address):
         """Connect `sock` to `address`, resolving its host name if it has one."""
-        _check(self, sock)
+        _check(self, sock, type(sock) is _socket_type)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             resolved = await self._ensure_resolved(
                 address, family=sock.family, type=sock.type, proto=sock.proto, loop=self)

@@ -24,3 +24,4 @@ cdef class Ready(Sink):
 
 
 cdef Ready wait_ready(CoreLoop loop, int fd, uint32_t mask)
+cdef int spare_ready(Ready ready) noexcept

@@ -1,6 +1,9 @@
 """Readiness for user code: add_reader and its kin, and one-off waits for sock_*."""
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
 from libc.stdint cimport uint32_t, uint64_t
 
+import asyncio
 import os
 import sys
 import weakref
@@ -97,21 +100,48 @@ cdef class Ready(Sink):
     cdef int dispatch(self) except -1:
         # An error is found by the call that waited for this.
         try:
-            self.future.set_result(None)
+            _set_result(self.future, None)
         except InvalidStateError:
             pass  # cancelled
         return 0
 
 
+cdef enum:
+    SPARE = 64
+
+cdef object _set_result = asyncio.Future.set_result  # not looked up each time
+cdef PyObject *_spare[SPARE]  # owned Ready objects, for the next waits; under the GIL
+cdef int _nspare
+
+
 cdef Ready wait_ready(CoreLoop loop, int fd, uint32_t mask):
-    cdef Ready ready = Ready.__new__(Ready)
+    global _nspare
+    cdef Ready ready
     if fd < 0:
         raise OSError(EBADF, os.strerror(EBADF))
     loop.refuse_transport(fd)
+    if _nspare:
+        _nspare -= 1
+        ready = <Ready>_spare[_nspare]
+        Py_DECREF(ready)  # the list's reference; `ready` holds its own
+    else:
+        ready = Ready.__new__(Ready)
     ready.driver = loop.driver
     ready.future = new_future(loop)
     ready.token = ready.driver.poll(ready, fd, mask)
     return ready
+
+
+cdef int spare_ready(Ready ready) noexcept:
+    """Keep for another wait what has resolved, if only the caller refers to it."""
+    global _nspare
+    if _nspare < SPARE and Py_REFCNT(ready) == 1:
+        ready.driver = None
+        ready.future = None
+        Py_INCREF(ready)
+        _spare[_nspare] = <PyObject *>ready
+        _nspare += 1
+    return 0
 
 
 def _fileno(fd):
