@@ -292,6 +292,141 @@ def test_what_a_callback_was_given_is_freed_when_it_ran(loop: ringloop.EventLoop
     run(main())
 
 
+def test_a_timer_that_somebody_holds_stays_what_it_is(loop: ringloop.EventLoop, run: Run) -> None:
+    async def main() -> None:
+        held: list[Any] = [loop.call_later(0, int, i) for i in range(300)]
+        cancelled: list[Any] = [loop.call_later(3600, str, i) for i in range(300)]
+        times = [handle.when() for handle in held + cancelled]
+        for handle in cancelled:
+            handle.cancel()
+        for _ in range(3):
+            for handle in [loop.call_later(7200, float, i) for i in range(300)]:
+                handle.cancel()
+            await asyncio.sleep(0.001)
+        assert [handle.when() for handle in held + cancelled] == times
+        assert [handle._callback for handle in held] == [int] * 300
+        assert [handle._args for handle in held] == [(i,) for i in range(300)]
+        assert not any(handle.cancelled() for handle in held)
+        assert all(handle.cancelled() for handle in cancelled)
+        assert {handle._callback for handle in cancelled} == {None}
+
+    run(main())
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_timer_has_nothing_of_one_that_was_freed(debug: bool, loop: ringloop.EventLoop) -> None:
+    context = contextvars.copy_context()
+    loop.set_debug(debug)
+    for i in range(300):
+        old = loop.call_later(3600, print, 1, 2, context=context)
+        reference = weakref.ref(old) if i % 2 else None
+        old.cancel()
+        del old
+        assert reference is None or reference() is None
+    loop.set_debug(False)
+    for i in range(300):
+        handle: Any = loop.call_later(3600, int)
+        assert not handle.cancelled()
+        assert handle._args == ()
+        assert handle._loop is loop
+        assert handle.get_context() is not context
+        assert handle._source_traceback is None
+        assert weakref.getweakrefcount(handle) == 0
+        assert f"when={handle.when()}" in repr(handle)
+        assert "cancelled" not in repr(handle)
+        if i % 2:
+            handle.cancel()
+
+
+def test_a_cancelled_timer_does_not_cancel_its_successor(
+    loop: ringloop.EventLoop, run: Run
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        for i in range(100):
+            loop.call_later(0, ran.append, -1).cancel()
+            loop.call_later(0, ran.append, i)
+        while len(ran) < 100:
+            await asyncio.sleep(0)
+
+    run(main())
+    assert ran == list(range(100))
+
+
+def test_timers_of_a_destructor_in_the_middle_of_freeing_others(
+    loop: ringloop.EventLoop, run: Run
+) -> None:
+    class Thing:
+        def __del__(self) -> None:
+            loop.call_later(0, freed.append, "after")
+            loop.call_later(3600, freed.append, "never").cancel()
+            freed.append("at once")
+
+        def callback(self, other: object) -> None: ...
+
+    freed: list[str] = []
+
+    async def main() -> None:
+        for _ in range(400):
+            loop.call_later(0, Thing().callback, Thing())
+        while freed.count("after") < 800:
+            await asyncio.sleep(0)
+        assert sorted(set(freed)) == ["after", "at once"]
+        assert freed.count("at once") == 800
+
+    run(main())
+
+
+def test_timers_made_while_the_collector_frees_others_are_whole(
+    loop: ringloop.EventLoop, run: Run
+) -> None:
+    class Last:
+        """Not the collector's: its destructor runs while what refers to it is cleared."""
+
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            loop.call_later(0, ran.append, "made by a destructor")
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.last = Last()
+            self.handle = loop.call_later(0, self.callback)
+
+        def callback(self) -> None:
+            ran.append("cycle")
+
+    ran: list[str] = []
+
+    async def main() -> None:
+        gc.collect()
+        for _ in range(200):
+            Cycle()
+        while ran.count("cycle") < 200:
+            await asyncio.sleep(0)
+        gc.collect()
+        gc.collect()
+        while ran.count("made by a destructor") < 200:
+            await asyncio.sleep(0)
+
+    run(main())
+
+
+def test_a_timer_of_a_subclass_is_freed_as_such(loop: ringloop.EventLoop) -> None:
+    class Own(type(loop.call_later(3600, int))):  # type: ignore[misc]
+        pass
+
+    for _ in range(10):
+        own = Own()
+        own.attribute = weakref.ref(own)
+        assert type(own) is Own
+        reference = weakref.ref(own)
+        del own
+        assert reference() is None
+        assert type(loop.call_later(3600, int)) is not Own
+
+
 def test_an_open_loop_that_nobody_has_is_collected_with_its_used_handles(driver: str) -> None:
     loop = ringloop.EventLoop(driver)
     for _ in range(10):

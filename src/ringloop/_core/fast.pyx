@@ -80,12 +80,11 @@ cdef object _call_soon(PyObject *self, PyObject **args, Py_ssize_t n, PyObject *
 
 
 cdef object _call_later(PyObject *self, PyObject **args, Py_ssize_t n, PyObject *names):
-    cdef CoreLoop loop = <CoreLoop>self
     cdef double now_s
     if n < 2 or <object>args[0] is None or not _only_context(names):
         return _long_way(CoreLoop.call_later, self, args, n, names)
-    now_s = loop.clock() if loop.time_replaced else monotonic()
-    return new_timer(loop, now_s + _seconds(args[0]), args + 1, n - 1,
+    now_s = (<CoreLoop>self).clock() if (<CoreLoop>self).time_replaced else monotonic()
+    return new_timer(<CoreLoop>self, now_s + _seconds(args[0]), args + 1, n - 1,
                      NULL if names == NULL else args[n], "call_later")
 
 

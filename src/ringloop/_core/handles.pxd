@@ -58,6 +58,9 @@ cdef class TimerHandle(Handle):
     pass
 
 
+cdef TimerHandle blank_timer()
+
+
 @cython.final
 cdef class TimerHeap:
     cdef TimerNode *nodes

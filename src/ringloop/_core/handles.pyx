@@ -5,7 +5,7 @@ report it as their `__class__`, so that isinstance() holds.
 """
 cimport cython
 from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Exit
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject, destructor
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport free, realloc
@@ -20,6 +20,11 @@ cdef extern from "Python.h":
     PyObject *PyObject_CallRaw "PyObject_Call" (PyObject *f, PyObject *args, PyObject *kw)
     PyObject *PyObject_VectorcallRaw "PyObject_Vectorcall" (
         PyObject *f, PyObject **args, size_t nargsf, PyObject *names)
+    PyTypeObject *type_of_raw "Py_TYPE" (PyObject *o)
+    void PyObject_GC_Track(PyObject *o)
+    void PyObject_GC_UnTrack(PyObject *o)
+    void _Py_NewReference(PyObject *o)
+    TimerHandle owned "(void *)" (PyObject *o)  # the reference is the caller's now
 
 cdef object _Handle = asyncio.Handle
 cdef object _TimerHandle = asyncio.TimerHandle
@@ -37,6 +42,7 @@ cdef int _raise_pending() except -1:
 cdef enum:
     MAX_TIMERS = 1 << 29  # indexes are ints, and twice one plus two must be one, too
     FEW_DEAD = 64  # cancelled timers that are not worth a clean-up
+    SPARE = 256  # freed timers that are kept for the next ones
 
 
 @cython.freelist(256)
@@ -166,6 +172,7 @@ cdef class TimerHandle(Handle):
         return _TimerHandle
 
     @cython.binding(False)
+    @cython.always_allow_keywords(False)
     def cancel(self):
         """Cancel the callback; if it has run or was cancelled, do nothing."""
         if self.index >= 0 and self.heap != NULL:
@@ -218,6 +225,52 @@ cdef class TimerHandle(Handle):
         if not isinstance(other, _TimerHandle):
             return NotImplemented
         return self.when_s > other.when() or self.__eq__(other)
+
+
+# Freed timers, whole but for a reference to each. Cython's own free list would have every
+# field of them made anew.
+cdef PyObject *_spare[SPARE]
+cdef int _nspare = 0
+
+
+cdef TimerHandle blank_timer():
+    """A timer to fill, of no heap: one that was freed, or a new one."""
+    global _nspare
+    cdef PyObject *o
+    if _nspare == 0:
+        return TimerHandle.__new__(TimerHandle)
+    _nspare -= 1
+    o = _spare[_nspare]
+    _Py_NewReference(o)
+    PyObject_GC_Track(o)
+    return owned(o)
+
+
+cdef void _free_timer(PyObject *o) noexcept:
+    """tp_dealloc. The collector must not know what is spare: it may be at work on it."""
+    global _nspare
+    if (type_of_raw(o) != <PyTypeObject *>TimerHandle or (<Handle>o).origin is not None
+            or weak_references(<Handle>o) != NULL):
+        _free_whole(o)
+        return
+    PyObject_GC_UnTrack(o)
+    # Destructors may run here, and free others.
+    if (<Handle>o)._cancelled:
+        (<Handle>o)._cancelled = False
+    else:
+        (<Handle>o)._callback = None
+        (<Handle>o).args = None
+    (<Handle>o)._context = None
+    (<Handle>o)._loop = None
+    if _nspare < SPARE:
+        _spare[_nspare] = o
+        _nspare += 1
+    else:
+        _free_whole(o)
+
+
+cdef destructor _free_whole = (<PyTypeObject *>TimerHandle).tp_dealloc
+(<PyTypeObject *>TimerHandle).tp_dealloc = _free_timer
 
 
 @cython.final

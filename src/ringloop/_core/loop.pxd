@@ -1,7 +1,7 @@
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.object cimport PyObject
 
-from ringloop._core.handles cimport Handle, TimerHandle, TimerHeap, set_call
+from ringloop._core.handles cimport Handle, TimerHandle, TimerHeap, blank_timer, set_call
 from ringloop._driver.base cimport Driver, Sink
 from ringloop._sys.posix cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -66,15 +66,15 @@ cdef inline double monotonic() noexcept:
     return ts.tv_sec + ts.tv_nsec * 1e-9
 
 
-cdef inline void rouse(Driver driver) noexcept:
+cdef inline void rouse(CoreLoop loop) noexcept:
     """End a wait that the loop began, or is about to begin, before something was scheduled.
 
     That was another thread or, in the loop's own, a destructor inside driver.run(). No
     Python code runs between the loop's look at its queues and the setting of the flag.
     """
-    if driver.sleeping:
-        driver.sleeping = False  # one write ends the wait
-        driver.wake()
+    if loop.driver.sleeping:
+        loop.driver.sleeping = False  # one write ends the wait
+        loop.driver.wake()
 
 
 cdef inline TimerHandle new_timer(CoreLoop loop, double when_s, PyObject **call, Py_ssize_t n,
@@ -83,7 +83,7 @@ cdef inline TimerHandle new_timer(CoreLoop loop, double when_s, PyObject **call,
     cdef TimerHandle h
     if loop._closed or loop.forked:
         loop.check_usable()
-    h = TimerHandle.__new__(TimerHandle)
+    h = blank_timer()
     h._loop = loop
     set_call(h, call, n)
     if context == NULL or <object>context is None:
@@ -95,5 +95,5 @@ cdef inline TimerHandle new_timer(CoreLoop loop, double when_s, PyObject **call,
     if loop._debug:
         loop.check_handle(h, method)
     loop.timers.push(h)
-    rouse(loop.driver)
+    rouse(loop)
     return h

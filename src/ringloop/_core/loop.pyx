@@ -160,7 +160,7 @@ cdef class CoreLoop:
         Py_INCREF(h)
         self.ready[(self.ready_head + self.ready_n) & self.ready_mask] = <PyObject *>h
         self.ready_n += 1
-        rouse(self.driver)
+        rouse(self)
         return 0
 
     cdef Handle blank(self):
