@@ -543,23 +543,30 @@ def test_tasks_that_read_from_the_caches_take_turns(files_run: Run, tmp_path: Pa
 def test_who_works_on_what_it_reads_takes_turns_too(files_run: Run, tmp_path: Path) -> None:
     """Lines out of a buffer cost nothing, but what is done with them does."""
     path = tmp_path / "a"
-    path.write_bytes(b"line\n" * 2000)
-    turns, lines = Turns(), 0
+    path.write_bytes(b"line\n" * 1000)
+    lines = 0
+    lines_at_turn = []
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(0)
+            lines_at_turn.append(lines)
 
     async def main() -> None:
         nonlocal lines
-        counter = asyncio.create_task(turns.count())
+        counter = asyncio.create_task(count())
         async with fs.open(path) as f:
             async for _ in f:
-                until = time.perf_counter() + 0.0002
+                until = time.perf_counter() + 0.0002  # at least: more only makes turns shorter
                 while time.perf_counter() < until:
                     pass
                 lines += 1
         counter.cancel()
 
     files_run(main())
-    assert lines == 2000
-    assert turns.taken > 20  # in 400 ms
+    assert lines == 1000
+    most = max(b - a for a, b in itertools.pairwise(lines_at_turn))
+    assert most <= 8  # the second look at the clock sees that the time is over
 
 
 def test_the_first_turns_of_many_tasks_are_short(files_run: Run, tmp_path: Path) -> None:
@@ -588,7 +595,7 @@ def test_the_first_turns_of_many_tasks_are_short(files_run: Run, tmp_path: Path)
 
     files_run(main())
     most = max(b - a for a, b in itertools.pairwise(calls_at_turn))
-    assert most < 1000
+    assert most < 250
 
 
 def test_readinto_takes_any_writable_buffer(files_run: Run, tmp_path: Path) -> None:

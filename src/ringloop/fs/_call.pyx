@@ -9,8 +9,12 @@ counted in units of about 2 us, and a task that has used up its turn yields to t
 once. A turn's length is what keeps an iteration near a millisecond: the units of
 an iteration, divided by the tasks that yielded in the last one; what an iteration has
 spent already makes the turns after it shorter. That an iteration has passed is seen by
-whoever resumes first. What the task itself does between two calls is not counted, so a
-coarse clock is looked at every few calls, which is cheap.
+whoever resumes first. What the task itself does between two calls is not counted, so the
+clock is looked at every few calls: a turn lasts no longer than its units stand for. (The
+coarse clock moves every 4 ms on many machines, which makes turns of 4 to 8 ms.)
+
+A timer that becomes due while callbacks run waits for two iterations' inline work: the
+batch that runs, and the one behind which the task that it wakes stands in line.
 """
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -21,21 +25,21 @@ import warnings
 from ringloop._core.sendable cimport (
     PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, rl_make_sendable, send_or_stop,
 )
-from ringloop._sys.posix cimport CLOCK_MONOTONIC_COARSE, clock_gettime, timespec
+from ringloop._sys.posix cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cdef enum:
-    ROUND_UNITS = 512      # inline work of all tasks in an iteration
+    ROUND_UNITS = 128      # inline work of all tasks in an iteration
     MAX_TURN = 64
     UNIT_SHIFT = 14        # a unit is a call, or 16 KiB copied
-    LOOK_EVERY = 16        # calls between two looks at the clock
-    MAX_TURN_MS = 2
+    UNIT_NS = 2000
+    LOOK_EVERY = 4         # calls between two looks at the clock
 
 cdef Py_ssize_t _spent = 0       # units of the running turn
 cdef Py_ssize_t _turn = MAX_TURN
 cdef Py_ssize_t _yields = 0      # in this round
 cdef Py_ssize_t _used = 0        # units of the turns before, in this round
 cdef unsigned int _calls = 0
-cdef int64_t _began_ms = 0       # when the running turn was first looked at
+cdef int64_t _began_ns = 0       # when the running turn was first looked at
 cdef uint64_t _round = 0
 
 cdef class _Pending:
@@ -58,23 +62,23 @@ cdef void _begin_round() noexcept:
 
 
 cdef void _end_turn() noexcept:
-    global _began_ms, _spent, _used
+    global _began_ns, _spent, _used
     _used += _spent
-    _spent = _began_ms = 0
+    _spent = _began_ns = 0
 
 
 cdef bint _is_over() noexcept:
     """Whether the running turn has had its time."""
-    global _began_ms, _calls
+    global _began_ns, _calls
     cdef timespec now
-    cdef int64_t now_ms
+    cdef int64_t now_ns
     _calls += 1
     if _calls % LOOK_EVERY == 0:
-        clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
-        now_ms = now.tv_sec * 1000 + now.tv_nsec // 1000000
-        if _began_ms == 0:
-            _began_ms = now_ms
-        return now_ms - _began_ms > MAX_TURN_MS
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        now_ns = <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+        if _began_ns == 0:
+            _began_ns = now_ns
+        return now_ns - _began_ns >= _turn * UNIT_NS
     return False
 
 
