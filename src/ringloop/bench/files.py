@@ -10,7 +10,6 @@ the end stands what `ringloop.fs` is to reach, and whether it does.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import statistics
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ringloop.bench import compiler, file_peers, machine
+from ringloop.bench import compiler, file_peers, machine, run
 from ringloop.bench.file_peers import LATE, ROWS
 from ringloop.bench.results import Results
 
@@ -145,10 +144,15 @@ def show_bars(console: Console, results: Rates) -> None:
 
 def benchmark(args: argparse.Namespace) -> int:
     """Measure, show, save; the exit status."""
+    try:
+        if args.peer:
+            raise ValueError("--cell files takes no --peer: its bars are ratios between its peers")
+        rounds = run.rounds_asked(args)
+        output = run.output_asked(args, "files")
+    except ValueError as error:
+        print(f"ringloop bench: {error}", file=sys.stderr)
+        return 2
     console = Console(width=None if sys.stdout.isatty() else 120)
-    rounds = args.rounds or (1 if args.smoke else 5)
-    now = datetime.datetime.now()
-    output: Path = args.output or Path(f"ringloop-files-{now:%Y%m%d-%H%M%S}.json")
     results: Rates = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

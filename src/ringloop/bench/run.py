@@ -86,7 +86,7 @@ def benchmark(args: argparse.Namespace) -> int:
     """Measure, show, save; the exit status."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
-        plan, bench, output = _plan(args), _bench(args), _output(args)
+        plan, bench, output = _plan(args), _bench(args), output_asked(args, "bench")
     except ValueError as error:
         print(f"ringloop bench: {error}", file=sys.stderr)
         return 2
@@ -130,13 +130,10 @@ def _plan(args: argparse.Namespace) -> Plan:
         cells = [Cell.parse(text) for text in asked if text not in (MICRO, MEMORY)]
     else:
         cells = SMOKE if args.smoke else FULL if args.full else SHORT
-    rounds = (1 if args.smoke else 5) if args.rounds is None else args.rounds
-    if not 1 <= rounds <= 100:
-        raise ValueError("--rounds goes from 1 to 100")
     return Plan(
         cells=cells,
         peers=[p for p in PEERS.values() if not args.peer or p.name in args.peer],
-        rounds=rounds,
+        rounds=rounds_asked(args),
         smoke=args.smoke,
         with_micro=not args.cell or MICRO in asked,
         with_counters=args.counters or args.smoke,
@@ -145,6 +142,13 @@ def _plan(args: argparse.Namespace) -> Plan:
             memory.PROBE if args.smoke else memory.CONNECTIONS if MEMORY in asked else 0
         ),
     )
+
+
+def rounds_asked(args: argparse.Namespace) -> int:
+    rounds: int = (1 if args.smoke else 5) if args.rounds is None else args.rounds
+    if not 1 <= rounds <= 100:
+        raise ValueError("--rounds goes from 1 to 100")
+    return rounds
 
 
 def _bench(args: argparse.Namespace) -> Bench:
@@ -160,9 +164,9 @@ def _bench(args: argparse.Namespace) -> Bench:
     )
 
 
-def _output(args: argparse.Namespace) -> Path:
+def output_asked(args: argparse.Namespace, what: str) -> Path:
     now = datetime.datetime.now()
-    path: Path = args.output or Path(f"ringloop-bench-{now:%Y%m%d-%H%M%S}.json")
+    path: Path = args.output or Path(f"ringloop-{what}-{now:%Y%m%d-%H%M%S}.json")
     if path.suffix != ".json":
         raise ValueError(f"--output takes a name that ends in .json, not {str(path)!r}")
     if not os.access(path.parent, os.W_OK):
