@@ -23,6 +23,7 @@ cdef class Listener(Sink):
     cdef CoreLoop loop
     cdef Driver driver
     cdef object sock
+    cdef int family               # of `sock`, whose own attribute is Python code
     cdef object factory
     cdef object sslcontext
     cdef object tls_transport     # the class; only where it is used, as Python may lack ssl
@@ -39,6 +40,7 @@ cdef class Listener(Sink):
         self.loop = loop
         self.driver = loop.driver
         self.sock = sock
+        self.family = sock.family
         self.factory = factory
         self.sslcontext = sslcontext
         if sslcontext is not None:
@@ -49,7 +51,7 @@ cdef class Listener(Sink):
         self.context = PyContext_CopyCurrent()
         self.accepted = []
         # Linux hands it down to accepted sockets: one call less for each.
-        set_nodelay(sock.fileno(), sock.family)
+        set_nodelay(sock.fileno(), self.family)
 
     def __del__(self):
         for fd in self.accepted or ():  # the loop was closed before it told of them
@@ -129,7 +131,7 @@ cdef class Listener(Sink):
             except BaseException:
                 close_fd(fd)
                 raise
-            t = new_transport(self.loop, None, fd, self.sock.family, protocol, self.server,
+            t = new_transport(self.loop, None, fd, self.family, protocol, self.server,
                               context, None)
             t.made()
         except (SystemExit, KeyboardInterrupt):
