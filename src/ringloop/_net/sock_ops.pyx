@@ -197,6 +197,7 @@ cdef class _Call:
 
 cdef object _step(_Call self):
     """The future to wait for; None when it is done."""
+    cdef Ready waited
     if self.done:
         raise RuntimeError("cannot reuse already awaited coroutine")
     if not self.started:
@@ -204,8 +205,9 @@ cdef object _step(_Call self):
         self.plain = type(self.sock) is _socket_type
         _check(self.loop, self.sock, self.plain)
     elif self.ready is not None:
-        spare_ready(self.ready)
-        self.ready = None
+        waited = self.ready
+        self.ready = None  # before the references are counted
+        spare_ready(waited)
     if self.plain and _fileno != NULL:
         self.fd = _fileno(<PyObject *>self.sock, NULL)
     else:

@@ -135,9 +135,11 @@ cdef Ready wait_ready(CoreLoop loop, int fd, uint32_t mask):
 cdef int spare_ready(Ready ready) noexcept:
     """Keep for another wait what has resolved, if only the caller refers to it."""
     global _nspare
-    if _nspare < SPARE and Py_REFCNT(ready) == 1:
-        ready.driver = None
-        ready.future = None
+    if Py_REFCNT(ready) > 1:
+        return 0
+    ready.driver = None
+    ready.future = None  # destructors may run here, and fill the list
+    if _nspare < SPARE:
         Py_INCREF(ready)
         _spare[_nspare] = <PyObject *>ready
         _nspare += 1
