@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import ringloop
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
-
-    import ringloop
 
     Run = Callable[..., Any]
 
@@ -405,6 +405,27 @@ def test_a_cancelled_connect_leaves_nothing(run: Run, loop: ringloop.EventLoop) 
             await cancelled(await waiting(loop.sock_connect(client, deaf.getsockname())))
 
     run(main())  # and the fixture looks for operations in flight
+
+
+def test_a_call_whose_loop_was_closed_harms_no_later_one(
+    driver: str, pair: Pair, run: Run, loop: ringloop.EventLoop
+) -> None:
+    a, b = pair
+    closed = ringloop.EventLoop(driver)
+    call: Any = closed.sock_recv(a, 10)
+    call.send(None)  # it waits
+    closed.run_until_complete(asyncio.sleep(0))
+    closed.close()
+    b.send(b"late")
+    with pytest.raises(StopIteration, match="late"):
+        call.send(None)
+
+    async def main() -> None:
+        receiving = await waiting(loop.sock_recv(a, 10))
+        b.send(b"next")
+        assert await asyncio.wait_for(receiving, TIMEOUT) == b"next"
+
+    run(main())
 
 
 def test_a_connect_goes_on_after_a_cancelled_one(run: Run, loop: ringloop.EventLoop) -> None:

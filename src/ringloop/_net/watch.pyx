@@ -133,9 +133,12 @@ cdef Ready wait_ready(CoreLoop loop, int fd, uint32_t mask):
 
 
 cdef int spare_ready(Ready ready) noexcept:
-    """Keep for another wait what has resolved, if only the caller refers to it."""
+    """Keep for another wait what has resolved, if only the caller refers to it.
+
+    One that was on its way when its loop was closed says so for ever: it would not be told.
+    """
     global _nspare
-    if Py_REFCNT(ready) > 1:
+    if Py_REFCNT(ready) > 1 or ready.in_dispatch:
         return 0
     ready.driver = None
     ready.future = None  # destructors may run here, and fill the list
