@@ -6,12 +6,14 @@ block continues in a coroutine.
 
 **Turns.** A task whose calls never suspend would starve all others, so inline work is
 counted in units of about 2 us, and a task that has used up its turn yields to the loop
-once. A turn's length is what keeps an iteration near a millisecond: the units of
-an iteration, divided by the tasks that yielded in the last one; what an iteration has
-spent already makes the turns after it shorter. That an iteration has passed is seen by
-whoever resumes first. What the task itself does between two calls is not counted, so the
-clock is looked at every few calls: a turn lasts no longer than its units stand for. (The
-coarse clock moves every 4 ms on many machines, which makes turns of 4 to 8 ms.)
+once. A turn's length is what keeps an iteration below a millisecond: the units of
+an iteration, divided by the tasks that yielded in the last one; none gets more than half
+of what the iteration has left. That an iteration has passed is seen by whoever resumes
+first. What the task itself does between two calls is not counted, so the clock is looked
+at every few calls: the second look ends a turn that has lasted longer than its units stand
+for. (The coarse clock moves every 4 ms on many machines, which makes turns of 4 to 8 ms.)
+A task that waited for something else meanwhile yields then as well, for nothing: to know
+that it waited would cost more than it saves.
 
 A timer that becomes due while callbacks run waits for two iterations' inline work: the
 batch that runs, and the one behind which the task that it wakes stands in line.
@@ -94,7 +96,7 @@ cdef int _send(PyObject *p, PyObject *arg, PyObject **result) except -1:
         elif (_spent >= _turn or _is_over()) and not self.urgent:
             _end_turn()
             _yields += 1
-            _turn = max(min(_turn, (ROUND_UNITS - _used) >> 3), 1)
+            _turn = max(min(_turn, (ROUND_UNITS - _used) >> 1), 1)
             self.round = _round
             self.state = YIELDED
             Py_INCREF(None)
