@@ -219,20 +219,27 @@ def test_clients_of_a_server_can_be_ended_together(run: Run, method: str) -> Non
 
 
 def test_a_client_that_nobody_closed_leaves_its_server(run: Run) -> None:
+    made = asyncio.Event()
+
     class Forgotten(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
             self.transport = transport  # a cycle, which only the collector ends
             transport.pause_reading()  # else the loop would hold it
+            made.set()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Forgotten, "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection(*address_of(server))
-        while not any(isinstance(each, Forgotten) for each in gc.get_objects()):
-            await asyncio.sleep(0)
-        with pytest.warns(ResourceWarning, match="unclosed transport"):
-            gc.collect()
+        gc.disable()  # or the warning may come before it is waited for
+        try:
+            reader, writer = await asyncio.open_connection(*address_of(server))
+            await asyncio.wait_for(made.wait(), TIMEOUT)
+            await asyncio.sleep(0)  # what called connection_made() lets go of it
+            with pytest.warns(ResourceWarning, match="unclosed transport"):
+                gc.collect()
+        finally:
+            gc.enable()
         assert await reader.read() == b""
         server.close()
         await asyncio.wait_for(server.wait_closed(), TIMEOUT)

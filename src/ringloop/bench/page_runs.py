@@ -25,7 +25,7 @@ RUNS: list[dict[str, Any]] = [
     {"cell": ["redis:64", "aiomysql:64", "asyncpg:64", "nats:64"]},
     {"cell": [run.MICRO]},
     {"cell": [run.MEMORY], "rounds": 1},
-    {"cell": [files.CELL], "rounds": 3},
+    {"cell": [files.CELL], "rounds": 3, "peer": None},
 ]
 ORDER = [
     "protocol:1000x256",
