@@ -61,6 +61,11 @@ cdef class TimerHandle(Handle):
 cdef TimerHandle blank_timer()
 
 
+cdef inline int raise_pending() except -1:
+    """Turn the C error indicator, which a raw call left set, into an exception."""
+    return -1
+
+
 @cython.final
 cdef class TimerHeap:
     cdef TimerNode *nodes

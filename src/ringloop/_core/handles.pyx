@@ -34,11 +34,6 @@ cdef bint _FORMAT_HAS_DEBUG = "debug" in inspect.signature(
     format_helpers._format_callback_source).parameters
 
 
-cdef int _raise_pending() except -1:
-    """Turn the C error indicator, which a raw call left set, into an exception."""
-    return -1
-
-
 cdef enum:
     MAX_TIMERS = 1 << 29  # indexes are ints, and twice one plus two must be one, too
     FEW_DEAD = 64  # cancelled timers that are not worth a clean-up
@@ -93,7 +88,7 @@ cdef class Handle:
 
     cdef int failed(self) except -1:
         try:
-            _raise_pending()
+            raise_pending()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

@@ -23,6 +23,7 @@ import socket
 import warnings
 from asyncio import base_events
 
+from ringloop._core.handles cimport raise_pending
 from ringloop._core.loop cimport CoreLoop
 from ringloop._core.sendable cimport (
     PYGEN_NEXT, PYGEN_RETURN, rl_make_sendable, send_or_stop,
@@ -224,15 +225,11 @@ cdef object _step(_Call self):
 cdef int _failed(_Call self) except -1:
     """After _step(), which left the error set."""
     try:
-        _raise_pending()
+        raise_pending()
     except BaseException:
         self.finish()
         raise
     return 0
-
-
-cdef int _raise_pending() except -1:
-    return -1
 
 
 # An error is looked at in _failed(): a `try` costs each call as much as a small step.
