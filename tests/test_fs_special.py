@@ -226,22 +226,35 @@ def test_a_terminal_that_is_read_slowly(files_run: Run) -> None:
 # -- FIFOs -------------------------------------------------------------------------------
 
 
-def test_many_waiting_fifos_keep_no_file_from_being_read(files_run: Run, tmp_path: Path) -> None:
-    fifos = [tmp_path / str(i) for i in range(2 * _threads.MAX_THREADS)]
-    for path in fifos:
+@pytest.mark.parametrize("way", ["", "/proc/self/root"], ids=["cached", "not-cached"])
+def test_many_waiting_fifos_keep_no_file_from_being_read(
+    files_run: Run, tmp_path: Path, way: str
+) -> None:
+    """Also through a path that the dentry cache never answers for, as procfs wants to be asked."""
+    folder = pathlib.Path(f"{way}{tmp_path}")
+    readers = [folder / f"r{i}" for i in range(2 * _threads.MAX_THREADS)]
+    writers = [folder / f"w{i}" for i in range(2 * _threads.MAX_THREADS)]
+    for path in readers + writers:
         os.mkfifo(path)
     (tmp_path / "a").write_bytes(b"x")
 
     async def main() -> None:
-        opening = [asyncio.ensure_future(fs.open(path, "rb")) for path in fifos]
+        reading = [asyncio.ensure_future(fs.open(path, "rb")) for path in readers]
+        writing = [asyncio.ensure_future(fs.open(path, "wb")) for path in writers]
         await asyncio.sleep(0.02)
-        assert not any(task.done() for task in opening)
+        assert not any(task.done() for task in reading + writing)
         drop_cache(tmp_path / "a")
         assert await fs.read_bytes(tmp_path / "a") == b"x"
         assert await fs.read_bytes("/proc/self/stat")
         assert await fs.listdir(tmp_path)
-        for path, task in zip(fifos, opening, strict=True):
+        assert await fs.write_bytes(folder / "b", b"xyz") == 3  # beside those that wait
+        for path, task in zip(readers, reading, strict=True):
             async with fs.open(path, "wb") as w, await task as r:
+                await w.write(b"hello")
+                await w.flush()
+                assert await r.read(5) == b"hello"
+        for path, task in zip(writers, writing, strict=True):
+            async with fs.open(path, "rb") as r, await task as w:
                 await w.write(b"hello")
                 await w.flush()
                 assert await r.read(5) == b"hello"

@@ -15,8 +15,8 @@ from ringloop._sys.files cimport (
 from ringloop._sys.posix cimport close as close_fd
 from ringloop.fs import _threads
 from ringloop.fs._call cimport PENDING, Call, charge, make_sendable
+from ringloop.fs._create cimport CreateOp
 from ringloop.fs._far cimport is_far, may_be_far
-from ringloop.fs._op cimport Op, new_op
 
 
 cdef bytes _encode(object path):
@@ -28,16 +28,21 @@ cdef bytes _encode(object path):
 
 async def _change(int opcode, path, other, unsigned int length, unsigned int flags):
     """One operation on one or two names."""
-    cdef Op op = new_op(opcode, AT_FDCWD)
+    cdef CreateOp op = CreateOp.__new__(CreateOp)
     cdef bytes one = _encode(path)
     cdef bytes two = None if other is None else _encode(other)
     op.keep = (one, two)
+    op.op.opcode = opcode
+    op.op.fd = AT_FDCWD
     op.op.addr = <uint64_t><char *>one
     if two is not None:
         op.op.off = <uint64_t><char *>two
     op.op.len = length
     op.op.flags = flags
-    op.start()
+    if opcode == RL_OP_MKDIRAT or opcode == RL_OP_SYMLINKAT:
+        op.start_in_folder(one if two is None else two)
+    else:
+        op.start()
     try:
         await op.wait()
     except BaseException:

@@ -16,6 +16,7 @@ cdef class OpenCall(Call):
     cdef bint closefd
     cdef bint far            # the ring itself would wait for the server, so: a thread
     cdef bint fifo           # opening it waits for the other end
+    cdef bint creates        # a name that is not known to be there
     cdef int held            # a FIFO's end that must stay open meanwhile; or -1
     cdef object opener
     cdef object opened

@@ -8,6 +8,7 @@ find it gone.
 """
 from libc.stdint cimport uint64_t
 
+import asyncio
 import io
 import os
 import warnings
@@ -16,7 +17,7 @@ from ringloop._sys.errno cimport (
     EAGAIN, EINVAL, EISDIR, ENOSYS, ENXIO, EPERM, errno,
 )
 from ringloop._sys.files cimport (
-    AT_FDCWD, F_SETFL, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_NONBLOCK, O_PATH,
+    AT_FDCWD, F_SETFL, O_ACCMODE, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_NONBLOCK, O_PATH,
     O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RL_OP_OPENAT, S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO,
     S_ISREG, fcntl,
     fstat, known_stat, rl_open_cached, stat_t,
@@ -24,10 +25,10 @@ from ringloop._sys.files cimport (
 from ringloop._sys.posix cimport close as close_fd
 from ringloop.fs import _threads
 from ringloop.fs._call cimport PENDING, charge, make_sendable
+from ringloop.fs._create cimport CreateOp
 from ringloop.fs._far cimport is_far, may_be_far
 from ringloop.fs._file cimport BinaryFile, new_file
 from ringloop._driver.base cimport Completion
-from ringloop.fs._op cimport Op
 from ringloop.fs._text cimport new_text
 
 cdef extern from "Python.h":
@@ -41,7 +42,7 @@ cdef object os_error(int number, object name):
     return OSError(number, os.strerror(number), name)
 
 
-cdef class _OpenOp(Op):
+cdef class _OpenOp(CreateOp):
     """Owns the descriptor that it opened until somebody takes it."""
 
     cdef bint taken
@@ -52,10 +53,10 @@ cdef class _OpenOp(Op):
 
     cdef void completed(self, Completion *c) noexcept:
         self.done = True  # the descriptor is here, also if nobody is told any more
-        Op.completed(self, c)
+        CreateOp.completed(self, c)
 
     def _execute(self):
-        Op._execute(self)
+        CreateOp._execute(self)
         self.done = True
 
 
@@ -95,13 +96,6 @@ cdef int open_now(bytes path, int flags, stat_t *st, bint *fifo) noexcept:
     fifo[0] = False
     if not _can_open_cached:
         return -EAGAIN
-    if flags & (O_CREAT | O_TRUNC):
-        # These are never done from the caches; but a FIFO must not block a worker.
-        fd = rl_open_cached(path, O_PATH | O_CLOEXEC)
-        if fd >= 0:
-            fifo[0] = known_stat(fd, st) == 0 and S_ISFIFO(st.st_mode)
-            close_fd(fd)
-        return -EAGAIN
     if may_be_far():
         fd = rl_open_cached(path, O_PATH | O_CLOEXEC)
         if fd >= 0:
@@ -128,6 +122,15 @@ cdef int open_now(bytes path, int flags, stat_t *st, bint *fifo) noexcept:
     return fd
 
 
+cdef bint is_there(bytes path) noexcept:
+    """Whether the dentry cache knows the path."""
+    cdef int fd = rl_open_cached(path, O_PATH | O_CLOEXEC)
+    if fd < 0:
+        return False
+    close_fd(fd)
+    return True
+
+
 cdef class OpenCall(Call):
     """What `open()` gives: to be awaited, or entered with `async with`."""
 
@@ -139,6 +142,9 @@ cdef class OpenCall(Call):
                 return PENDING
             return self.from_fd(self.file, NULL)
         PySys_Audit("open", "OOi", <void *>self.file, <void *>self.mode, self.flags)
+        if self.flags & O_CREAT:  # never done from the caches
+            self.creates = not is_there(self.path)
+            return PENDING
         fd = open_now(self.path, self.flags, &st, &self.fifo)
         if fd == -EAGAIN or fd == FAR:
             self.far = fd == FAR
@@ -155,6 +161,25 @@ cdef class OpenCall(Call):
         return self.from_opener() if self.opener is not None else self.from_path()
 
     async def from_path(self):
+        cdef int fd = -EAGAIN
+        cdef stat_t st
+        if not self.fifo:
+            fd = await self.open_path(O_NONBLOCK)
+            if (fd >= 0 and self.flags & O_ACCMODE == O_RDONLY
+                    and known_stat(fd, &st) == 0 and S_ISFIFO(st.st_mode)):
+                self.held = fd  # it does not say whether there is a writer
+                fd = -EAGAIN
+        if fd == -EAGAIN or fd == -ENXIO:  # a FIFO, or another process has a lease on the file
+            self.fifo = True
+            fd = await self.open_fifo()
+        elif fd >= 0:
+            fcntl(fd, F_SETFL, self.flags & O_APPEND)
+        if fd < 0:
+            raise os_error(-fd, self.file)
+        return self.from_fd(fd, NULL)
+
+    async def open_path(self, int more_flags):
+        """Open on the ring or in a thread; a descriptor or -errno."""
         cdef _OpenOp op = _OpenOp.__new__(_OpenOp)
         op.keep = self.path
         op.alone = self.fifo
@@ -163,27 +188,32 @@ cdef class OpenCall(Call):
         op.op.fd = AT_FDCWD
         op.op.addr = <uint64_t><char *>self.path
         op.op.len = 0o666
-        op.op.flags = self.flags
+        op.op.flags = self.flags | more_flags
+        if self.creates and not self.fifo:
+            op.start_in_folder(self.path)
+        else:
+            op.start()
+        try:
+            await op.wait()
+        except BaseException:
+            op.cancel()
+            raise
+        op.taken = True
+        return op.res
+
+    async def open_fifo(self):
+        """Wait for the other end."""
         partner = None
         try:
-            op.start()
             if self.held >= 0:
-                partner = _Partner(op.loop, self.held, self.path)
-            try:
-                await op.wait()
-            except BaseException:
-                op.cancel()
-                raise
+                partner = _Partner(asyncio.get_running_loop(), self.held, self.path)
+            return await self.open_path(0)
         finally:
             if partner is not None:
                 partner.close()
             if self.held >= 0:
                 close_fd(self.held)
                 self.held = -1
-        if op.res < 0:
-            raise os_error(-op.res, self.file)
-        op.taken = True
-        return self.from_fd(op.res, NULL)
 
     async def from_opener(self):
         fd = await _threads.run(self.opener, self.file, self.flags, dropped=_close_dropped)

@@ -1,0 +1,3 @@
+from ringloop.fs._op import Op
+
+class CreateOp(Op): ...
