@@ -13,6 +13,7 @@ from ringloop.bench.cells import Cell
 from ringloop.bench.micro import MICROS
 from ringloop.bench.results import (
     Count,
+    LateRound,
     MemoryRound,
     MicroRound,
     OpenRound,
@@ -130,6 +131,22 @@ def test_everything_measured_is_on_the_page(results: Results) -> None:
     assert "| uvloop | 20.0 | 1.0 (of 10,000) | 20.0 (of 9,000) |" in text
     assert "| protocol: 64 x 1 KiB | uvloop | 2.02 | 4,384 | read 1.00 |" in text
     assert "| lines of a text file | ringloop-uring | 60 | 0.60 of sync |" in text
+
+
+def test_lateness_by_row_is_on_the_page_where_it_was_measured(results: Results) -> None:
+    heading = "How late the ticks were that fell due while a row ran, in ms"
+    assert heading not in page.text(results)
+    results.late = [LateRound("lines", "ringloop-uring", n, 20, 0.4 + n, 0.5 + n) for n in range(3)]
+    assert line(page.text(results), heading)
+    assert "| lines of a text file | 1.4 (2.5) of 20 |" in page.text(results)
+
+
+def test_where_the_files_were_is_on_the_page_where_it_is_known(results: Results) -> None:
+    assert "The files were on" not in page.text(results)
+    results.file_system = "ext4"
+    assert "O_DIRECT. The files were on ext4.\n" in page.text(results)
+    results.file_system = "tmpfs"
+    assert "The files were on tmpfs: there is no disk" in page.text(results)
 
 
 def test_nothing_measured_is_no_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from ringloop.bench.peers import PEERS
 from ringloop.bench.processes import PeerError
 from ringloop.bench.results import (
     Count,
+    LateRound,
     MemoryRound,
     MicroRound,
     OpenRound,
@@ -87,8 +89,22 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     found.micro = [MicroRound("uvloop", 0, {"sleep(0)": 1e6})]
     found.memory = [MemoryRound("TCP", "uvloop", 0, 100, 1 << 20, 1024.5)]
     found.counts = [Count(CELL, "uvloop", 2.02, {"read": 1.0}, 4384.5)]
+    found.files = {"lines": {"sync": [1.0]}}
+    found.late = [LateRound("lines", "aiofiles", 0, 100, 1.5, 2.5)]
+    found.file_system = "ext4"
     found.not_run["Redis"] = "no Redis"
     found.save(tmp_path / "found.json")
+    assert Results.load(tmp_path / "found.json") == found
+
+
+def test_results_from_before_lateness_was_told_by_row_are_loaded(tmp_path: Path) -> None:
+    found = results()
+    found.files = {"late": {"aiofiles": [4.0]}}
+    found.save(tmp_path / "found.json")
+    data = json.loads((tmp_path / "found.json").read_text())
+    assert data.pop("late") == []
+    assert data.pop("file_system") == ""
+    (tmp_path / "found.json").write_text(json.dumps(data))
     assert Results.load(tmp_path / "found.json") == found
 
 
@@ -126,15 +142,22 @@ def test_merged_results_have_the_later_ones_of_a_cell() -> None:
     first.closed = [closed("uvloop", 0, 4), replace(closed("uvloop", 0, 4), cell="sock:1x1")]
     first.micro = [MicroRound("uvloop", 0, {"sleep(0)": 1.0})]
     first.memory = [MemoryRound("TCP", "uvloop", 0, 1, 2, 3.0)]
-    first.files = {"lines": {"sync": [1.0]}, "pread": {"sync": [2.0]}}
+    first.files = {"lines": {"sync": [1.0]}, "direct": {"c-uring": [2.0]}}
+    first.late = [LateRound("direct", "ringloop-uring", 0, 100, 1.5, 2.5)]
+    first.file_system = "ext4"
     second.closed = [closed("asyncio", 0, 9)]
     second.memory = [MemoryRound("TLS", "uvloop", 0, 4, 5, 6.0)]
     second.files = {"lines": {"sync": [3.0]}}
+    second.late = [LateRound("lines", "ringloop-uring", 0, 100, 1.5, 2.5)]
+    second.file_system = "tmpfs"
     merged = Results.merge([first, second])
     assert [(r.cell, r.peer) for r in merged.closed] == [("sock:1x1", "uvloop"), (CELL, "asyncio")]
     assert merged.micro == first.micro
     assert merged.memory == first.memory + second.memory
-    assert merged.files == {"lines": {"sync": [3.0]}, "pread": {"sync": [2.0]}}
+    assert merged.files == second.files  # of another file system is no row
+    assert merged.late == second.late
+    assert merged.file_system == "tmpfs"
+    assert Results.merge([first, Results(machine(), {})]).files == first.files
     assert merged.machine["date"] == "2026-01-02"
 
 

@@ -1,13 +1,15 @@
 """What `files.py` measures: each row in the plain way of each peer.
 
 A program of its own: `python -P file_peers.py PEER ROW FOLDER` prints operations a second,
-or null where the peer has no such row.
+or null where the peer has no such row. For the row `late` it prints what `lateness` returns.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import json
+import mmap
 import os
 import random
 import sys
@@ -28,6 +30,7 @@ LINE = b"x" * 100
 SYNCED = 1000
 DIRECT = 20_000
 LATE = "late"
+NO_ROW = ""
 TICK_S = 0.01
 LATE_FOR_S = 11.0  # 1,100 ticks: the p99.9 is the second that is latest
 
@@ -53,6 +56,23 @@ async def in_tasks(items: list[Any], work: Callable[[Any], Awaitable[object]]) -
 
     await asyncio.gather(*[some(items[i::TASKS]) for i in range(TASKS)])
     return len(items)
+
+
+def why_not_direct(path: str) -> str | None:
+    """Why this file cannot be read past the page cache.
+
+    Tried with a read, as a file system may open it so and want larger blocks.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        try:
+            with mmap.mmap(-1, BLOCK) as aligned:
+                os.preadv(fd, [aligned], 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 class Data:
@@ -211,32 +231,66 @@ async def aiofiles_and_executor(row: str, d: Data) -> int | None:
     return await executor(row, d) if done is None else done
 
 
-async def lateness(work: Callable[[str, Data], Awaitable[int | None]], d: Data) -> float:
-    """All rows one after the other for a while, and beside them a ticker; ms, p99.9."""
+def late_by_row(
+    ticks: list[tuple[float, float]], turns: list[tuple[float, str]]
+) -> dict[str, list[float]]:
+    """Of ticks (when each was due, how late it was) and turns (when each began, its row).
+
+    A tick counts for the row that ran when it fell due: when it comes, another may run. So
+    what falls due at the end of a row may be late by what the next one begins with.
+    """
+    began = [start for start, _ in turns]
+    late: dict[str, list[float]] = {}
+    for due, by in ticks:
+        _, row = turns[bisect.bisect(began, due) - 1]
+        late.setdefault(row, []).append(by)
+    return late
+
+
+def in_figures(late_s: list[float]) -> dict[str, float]:
+    late_ms = [by * 1000 for by in sorted(late_s)]
+    p999_ms = late_ms[int(len(late_ms) * 0.999)]
+    return {"ticks": len(late_ms), "p999_ms": p999_ms, "max_ms": late_ms[-1]}
+
+
+async def lateness(
+    work: Callable[[str, Data], Awaitable[int | None]], d: Data
+) -> dict[str, dict[str, float]]:
+    """All rows one after the other for a while, and beside them a ticker.
+
+    What it was late by while each row ran, and under `LATE` all the time.
+    """
     loop = asyncio.get_running_loop()
-    late = []
+    ticks: list[tuple[float, float]] = []
+    turns: list[tuple[float, str]] = []
+    left_out = (LATE, "direct") if why_not_direct(d.big) else (LATE,)
+    rows = [row for row in ROWS if row not in left_out]
     rows_over = False
 
     async def tick() -> None:
         due = loop.time() + TICK_S
         while not rows_over:
             await asyncio.sleep(due - loop.time())
-            late.append(loop.time() - due)
+            ticks.append((due, loop.time() - due))
             due += TICK_S  # after a stall the ticks that it swallowed are late, too
 
     ticker = asyncio.ensure_future(tick())
     end = loop.time() + LATE_FOR_S
     while loop.time() < end:
-        for row in ROWS:
-            if row != LATE:
-                await work(row, d)
+        for row in rows:
+            start = loop.time()
+            done = await work(row, d)
+            turns.append((start, NO_ROW if done is None else row))
+    turns.append((loop.time(), NO_ROW))
     rows_over = True
     await ticker
-    late.sort()
-    return late[int(len(late) * 0.999)] * 1000
+    late = late_by_row(ticks, turns)
+    late.pop(NO_ROW, None)
+    late[LATE] = [by for _, by in ticks]
+    return {row: in_figures(late_s) for row, late_s in late.items()}
 
 
-def main(peer: str, row: str, folder: Path) -> float | None:
+def main(peer: str, row: str, folder: Path) -> float | dict[str, dict[str, float]] | None:
     data = Data(folder, 1 if peer == "sync" or peer.startswith("ringloop") else SLOW)
     if peer == "sync":
         start = time.perf_counter()
@@ -255,7 +309,7 @@ def main(peer: str, row: str, folder: Path) -> float | None:
         def new_loop() -> asyncio.AbstractEventLoop:
             return ringloop.EventLoop(peer.removeprefix("ringloop-"))
 
-    async def timed() -> float | None:
+    async def timed() -> float | dict[str, dict[str, float]] | None:
         await work("", data)  # imports
         if row == LATE:
             return await lateness(work, data)

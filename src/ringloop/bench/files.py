@@ -6,6 +6,8 @@ Each row is measured in rounds, and a round runs every peer once, in an order th
 rotates. Each peer has a process of its own (`file_peers.py`). Ratios are taken within
 a round, as the machine changes between them; shown are medians, lowest and highest. At
 the end stands what `ringloop.fs` is to reach, and whether it does.
+
+The files are temporary ones, in the folder that TMPDIR names.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ringloop.bench import compiler, file_peers, machine, run
+from ringloop.bench import compiler, file_peers, file_words, machine, run
 from ringloop.bench.file_peers import LATE, ROWS
-from ringloop.bench.results import Results
+from ringloop.bench.results import LateRound, Results
 
 if TYPE_CHECKING:
     import argparse
@@ -92,8 +94,8 @@ def _in_c(row: str, folder: Path) -> list[str] | None:
     return [str(compiler.build()[str(program)]), *map(str, arguments)]
 
 
-def measure(peer: str, row: str, folder: Path) -> float | None:
-    """Operations a second; None if this peer has no such row."""
+def measure(peer: str, row: str, folder: Path) -> Any:
+    """What `file_peers.py` prints: None if this peer has no such row."""
     if peer == C_URING:
         program = _in_c(row, folder)
         return float(subprocess.check_output(program, text=True)) if program else None
@@ -107,8 +109,24 @@ def measure(peer: str, row: str, folder: Path) -> float | None:
     )
     if done.returncode:
         raise RuntimeError(f"{peer}, {row}: {done.stderr.strip().splitlines()[-1]}")
-    rate: float | None = json.loads(done.stdout)
-    return rate
+    return json.loads(done.stdout)
+
+
+def measure_row(row: str, rounds: int, folder: Path, results: Results) -> None:
+    """All rounds of all peers that have it, into the results."""
+    rates: dict[str, list[float]] = {peer: [] for peer in PEERS}
+    for number in range(rounds):
+        for i in range(len(PEERS)):
+            peer = PEERS[(i + number) % len(PEERS)]
+            found = measure(peer, row, folder)
+            if found is not None and row == LATE:
+                rates[peer].append(found.pop(LATE)["p999_ms"])
+                results.late += [
+                    LateRound(beside, peer, number, **late) for beside, late in found.items()
+                ]
+            elif found is not None:
+                rates[peer].append(found)
+    results.files[row] = {peer: found for peer, found in rates.items() if found}
 
 
 def show(console: Console, row: str, rates: dict[str, list[float]]) -> None:
@@ -126,12 +144,25 @@ def show(console: Console, row: str, rates: dict[str, list[float]]) -> None:
     console.print(table)
 
 
+def show_late(console: Console, results: Results) -> None:
+    peers, rows = file_words.late_by_row(results)
+    table = Table(title=file_words.LATE_BY_ROW, title_justify="left")
+    for heading in ("", *peers):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row, figures in rows.items():
+        table.add_row(row, *figures)
+    console.print(table)
+
+
 def show_bars(console: Console, results: Rates) -> None:
     """What is to be reached by ringloop-uring, and what was."""
     table = Table(title=f"{OURS}, medians", title_justify="left")
     for heading in ("row", "at least", "measured", ""):
         table.add_column(heading, justify="right" if heading == "measured" else "left")
     for row, peer, least in BARS:
+        if row not in results:
+            table.add_row(row, f"{least} of {peer}", "not run", "")
+            continue
         pairs = zip(results[row][OURS], results[row][peer], strict=True)
         ratio = statistics.median(a / b for a, b in pairs)
         table.add_row(row, f"{least} of {peer}", f"{ratio:.2f}", "" if ratio >= least else "MISSED")
@@ -153,21 +184,23 @@ def benchmark(args: argparse.Namespace) -> int:
         print(f"ringloop bench: {error}", file=sys.stderr)
         return 2
     console = Console(width=None if sys.stdout.isatty() else 120)
-    results: Rates = {}
+    results = Results(machine.describe(), {"rounds": rounds})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, 20 if args.smoke else 1)
-        for row in ROWS:
-            rates: dict[str, list[float]] = {peer: [] for peer in PEERS}
-            for number in range(rounds):
-                for i in range(len(PEERS)):
-                    peer = PEERS[(i + number) % len(PEERS)]
-                    rate = measure(peer, row, folder)
-                    if rate is not None:
-                        rates[peer].append(rate)
-            results[row] = {peer: found for peer, found in rates.items() if found}
-            show(console, row, results[row])
-    show_bars(console, results)
-    Results(machine.describe(), {"rounds": rounds}, files=results).save(output)
+        results.file_system = machine.file_system(folder)
+        if results.file_system:
+            console.print(file_words.place(results.file_system))
+        rows = list(ROWS)
+        if why := file_peers.why_not_direct(str(folder / "big")):
+            rows.remove("direct")
+            results.not_run["files, direct"] = f"O_DIRECT is refused here: {why}"
+            console.print(f"The row direct is not run: O_DIRECT is refused here: {why}.")
+        for row in rows:
+            measure_row(row, rounds, folder, results)
+            show(console, row, results.files[row])
+    show_late(console, results)
+    show_bars(console, results.files)
+    results.save(output)
     console.print(f"Results: {output}")
     return 0

@@ -26,6 +26,27 @@ def describe() -> dict[str, Any]:
     }
 
 
+def file_system(folder: Path) -> str:
+    """What the folder is on, by the mount table's name for it; empty if that does not say.
+
+    By the mount and not by st_dev: a subvolume of btrfs has a device that the table lacks.
+    """
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        about = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        table = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""  # no /proc
+    finally:
+        os.close(fd)
+    mount = next((line.split()[1] for line in about if line.startswith("mnt_id:")), None)
+    for line in table:
+        fields, _, rest = line.partition(" - ")
+        if fields.split(" ", 1)[0] == mount:
+            return rest.split(" ", 1)[0]
+    return ""
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")

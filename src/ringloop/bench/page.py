@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ringloop.bench import file_words
 from ringloop.bench.cells import KINDS, Cell
 from ringloop.bench.file_peers import ROWS
 from ringloop.bench.micro import MICROS
@@ -325,11 +326,23 @@ def _files(results: Results) -> list[str]:
             spread = Spread.of(rates[peer])
             share = f"{ratio.median:.2f} of {base}" if ratio and peer != base else NONE
             rows.append([ROWS[row], peer, _number(spread, 0), share])
+    intro = ["Operations a second, more is better, with the page cache warm but for O_DIRECT."]
+    if results.file_system:
+        intro.append(file_words.place(results.file_system))
     return [
         "## Files",
-        "Operations a second, more is better, with the page cache warm but for O_DIRECT.",
+        " ".join(intro),
         _table(["", "with", "a second", "ratio"], rows),
+        *_late(results),
     ]
+
+
+def _late(results: Results) -> list[str]:
+    if not results.late:
+        return []
+    peers, rows = file_words.late_by_row(results)
+    figures = [[ROWS[row], *cells] for row, cells in rows.items()]
+    return [f"{file_words.LATE_BY_ROW}:", _table(["", *peers], figures)]
 
 
 # --- how

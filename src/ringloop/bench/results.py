@@ -95,6 +95,18 @@ class MicroRound:
 
 
 @dataclass(frozen=True)
+class LateRound:
+    """How late a ticker was for the ticks that fell due while one row of the files ran."""
+
+    row: str
+    peer: str
+    round: int
+    ticks: int
+    p999_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True)
 class Count:
     """Per request; None where the tool was missing."""
 
@@ -144,6 +156,10 @@ class Results:
     counts: list[Count] = field(default_factory=list)
     files: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Operations a second of each round, by row and peer."""
+    late: list[LateRound] = field(default_factory=list)
+    """Of the row `late` of the files, by the row that ran beside it; older results have none."""
+    file_system: str = ""
+    """Which one the files were on; empty where it is not known, as in older results."""
 
     # --- questions
 
@@ -232,7 +248,7 @@ class Results:
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise ValueError(f"{path} does not hold results of this benchmark")
         for name, kind in ROUNDS.items():
-            data[name] = [kind(**r) for r in data[name]]
+            data[name] = [kind(**r) for r in data.get(name, [])]
         return cls(**data)
 
     @classmethod
@@ -253,7 +269,9 @@ class Results:
             merged.machine["load_average"] = max(loads)
             merged.machine["date"] = max(merged.machine["date"], part.machine["date"])
             merged.not_run |= part.not_run
-            merged.files |= part.files
+            if part.files:  # as a whole, as another file system has other figures
+                merged.files, merged.late = part.files, part.late
+                merged.file_system = part.file_system
             if part.micro:
                 merged.micro = part.micro
             merged.closed = _replace(merged.closed, part.closed, lambda r: r.cell)
@@ -268,6 +286,7 @@ ROUNDS: dict[str, type] = {
     "open": OpenRound,
     "micro": MicroRound,
     "memory": MemoryRound,
+    "late": LateRound,
     "counts": Count,
 }
 """The lists in `Results`, and what they hold."""
