@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -161,6 +162,29 @@ def test_one_that_finds_no_thread_fails_alone(
 
     with asyncio.Runner(loop_factory=lambda: ringloop.EventLoop("epoll")) as runner:
         runner.run(asyncio.wait_for(main(), 10))
+
+
+def test_operations_begin_while_callbacks_run(files_run: Run, tmp_path: Path) -> None:
+    """A disk has to do before the loop waits: what many tasks ask for is not held back."""
+    folders = [tmp_path / str(i) for i in range(8)]
+    for folder in folders:
+        folder.mkdir()
+    begun = 0
+
+    def look() -> None:
+        nonlocal begun
+        end = time.monotonic() + 5
+        while begun < 4 and time.monotonic() < end:
+            begun = sum((folder / "new").exists() for folder in folders)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.ensure_future(fs.mkdir(folder / "new")) for folder in folders]
+        loop.call_soon(look)  # after the tasks' first steps, in the same iteration
+        await asyncio.gather(*tasks)
+        assert begun >= 4
+
+    files_run(main())
 
 
 def test_a_loop_that_is_closed_meanwhile_keeps_nothing(files_run: Run, tmp_path: Path) -> None:

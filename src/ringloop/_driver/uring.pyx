@@ -75,6 +75,7 @@ RECV_BUFFERS = 256
 RECV_BUFFER_SIZE = 2048
 cdef enum:
     RECV_GROUP = 0
+    FILES_AT_ONCE = 2  # file operations that do not wait for the end of the callbacks
 
 # Longest wait for the last completions when a loop is closed.
 cdef double DRAIN_S = 1.0
@@ -295,7 +296,13 @@ cdef class UringDriver(ReadinessDriver):
         return self.start(self.new_slot(sink, OP_ACCEPT, fd, None))
 
     cdef uint64_t file_op(self, Sink sink, const FileOp *op, object keep) except 0:
-        return self.start(self.new_file_slot(sink, op, keep))
+        cdef uint64_t token = self.start(self.new_file_slot(sink, op, keep))
+        # A disk that waits for the end of the callbacks is idle meanwhile. More than two at
+        # once the kernel keeps back until it has taken all of them (blk_plug). What fails
+        # here, the enter that waits does again, and says so.
+        if self.ring.unsubmitted() >= FILES_AT_ONCE and not self.moving:
+            self.ring.enter(0, 0)
+        return token
 
     cdef int cancel(self, uint64_t token) except -1:
         cdef Slot *s = self.slot_of(token)

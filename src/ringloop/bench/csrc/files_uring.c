@@ -144,8 +144,11 @@ int main(int argc, char **argv)
             if (!go_on(slot, cqe->res))
                 continue;
             done++;
-            if (started < count)
-                start(slot, started++);
+            if (started >= count)
+                continue;
+            start(slot, started++);
+            if (direct)
+                ring_enter(&ring, 0); /* a disk that waits for the whole batch is idle */
         }
         __atomic_store_n(ring.cq_head, head, __ATOMIC_RELEASE);
     }
