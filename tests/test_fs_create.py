@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import ringloop
+from machine import open_fds
 from ringloop import fs
 from ringloop.fs import _threads
 
@@ -187,15 +190,28 @@ def test_operations_begin_while_callbacks_run(files_run: Run, tmp_path: Path) ->
     files_run(main())
 
 
-def test_a_loop_that_is_closed_meanwhile_keeps_nothing(files_run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [AT_ONCE, 20])
+def test_a_loop_that_is_closed_meanwhile_keeps_nothing(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     """Loops that come after it, maybe at the same address, begin at once."""
+    before = open_fds()
+    jobs: list[Any] = []
     for i in range(5):
-        loop = ringloop.EventLoop("epoll" if i % 2 else "auto")
-        tasks = [loop.create_task(create(tmp_path / f"{i}-{j}")) for j in range(20)]
-        loop.call_soon(loop.call_soon, loop.stop)
-        loop.run_forever()
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.wait(tasks))
-        loop.close()
-    files_run(asyncio.wait_for(create(tmp_path / "last"), 5))
+        loop = ringloop.EventLoop(driver)
+        loop.run_until_complete(asyncio.wait_for(create(tmp_path / str(i)), 5))
+        with monkeypatch.context() as patch:
+            patch.setattr(_threads, "submit", lambda *job: jobs.append(job))  # to slow threads
+            tasks = [loop.create_task(create(tmp_path / f"{i}-{j}")) for j in range(count)]
+            loop.call_soon(loop.call_soon, loop.stop)
+            loop.run_forever()
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks))
+            loop.close()
+        jobs.clear()
+        closed = weakref.ref(loop)
+        del loop, task, tasks
+        gc.collect()
+        assert closed() is None
+    assert open_fds() == before
