@@ -15,6 +15,7 @@ from ringloop.bench.cells import Cell
 from ringloop.bench.peers import PEERS
 from ringloop.bench.processes import PeerError
 from ringloop.bench.results import (
+    NO_DIRECT,
     Count,
     LateRound,
     MemoryRound,
@@ -159,6 +160,16 @@ def test_merged_results_have_the_later_ones_of_a_cell() -> None:
     assert merged.file_system == "tmpfs"
     assert Results.merge([first, Results(machine(), {})]).files == first.files
     assert merged.machine["date"] == "2026-01-02"
+
+
+def test_a_row_that_the_later_files_have_was_run() -> None:
+    refused, without, run = (Results(machine(), {}) for _ in range(3))
+    refused.files = {"lines": {"sync": [1.0]}}
+    refused.not_run = {NO_DIRECT: "O_DIRECT is refused here", "Redis": "no Redis"}
+    run.files = {"direct": {"c-uring": [2.0]}}
+    assert Results.merge([refused, without]).not_run == refused.not_run
+    assert Results.merge([refused, run]).not_run == {"Redis": "no Redis"}
+    assert Results.merge([run, refused]).not_run == refused.not_run
 
 
 def test_results_of_two_machines_are_not_merged() -> None:

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from ringloop.bench import compiler, file_peers, file_words, machine, run
 from ringloop.bench.file_peers import LATE, ROWS
-from ringloop.bench.results import LateRound, Results
+from ringloop.bench.results import NO_DIRECT, LateRound, Results
 
 if TYPE_CHECKING:
     import argparse
@@ -194,7 +194,7 @@ def benchmark(args: argparse.Namespace) -> int:
         rows = list(ROWS)
         if why := file_peers.why_not_direct(str(folder / "big")):
             rows.remove("direct")
-            results.not_run["files, direct"] = f"O_DIRECT is refused here: {why}"
+            results.not_run[NO_DIRECT] = f"O_DIRECT is refused here: {why}"
             console.print(f"The row direct is not run: O_DIRECT is refused here: {why}.")
         for row in rows:
             measure_row(row, rounds, folder, results)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 ROUNDS_FOR_A_VERDICT = 3
+NO_DIRECT = "files, direct"
+"""In `not_run`: the row that a file system may refuse."""
 BUSY_MACHINE = 0.5
 """A load average at the start, above which other programs disturb the figures."""
 
@@ -268,10 +270,11 @@ class Results:
             loads = [of.machine.get("load_average", 0) for of in (merged, part)]
             merged.machine["load_average"] = max(loads)
             merged.machine["date"] = max(merged.machine["date"], part.machine["date"])
-            merged.not_run |= part.not_run
             if part.files:  # as a whole, as another file system has other figures
                 merged.files, merged.late = part.files, part.late
                 merged.file_system = part.file_system
+                merged.not_run.pop(NO_DIRECT, None)
+            merged.not_run |= part.not_run
             if part.micro:
                 merged.micro = part.micro
             merged.closed = _replace(merged.closed, part.closed, lambda r: r.cell)
