@@ -164,3 +164,10 @@ def test_a_run_shows_and_saves_lateness_by_row(measured: tuple[Results, str]) ->
     of_one = [r for r in results.late if r.peer == "aiofiles"]
     assert of_one == [LateRound("lines", "aiofiles", n, 10, 1.5, 2.5) for n in range(2)]
     assert "1.5 (2.5) of 10" in text
+
+
+def test_the_files_that_are_synced_are_new_for_every_peer(tmp_path: Path) -> None:
+    files.prepare(tmp_path, 1000)
+    for peer in ("sync", files.C_URING, "executor"):
+        assert files.measure(peer, "fsync", tmp_path) > 0
+    assert [len(list(new.iterdir())) for new in tmp_path.glob("new-*")] == [1000] * 3

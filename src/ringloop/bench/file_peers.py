@@ -1,7 +1,8 @@
 """What `files.py` measures: each row in the plain way of each peer.
 
-A program of its own: `python -P file_peers.py PEER ROW FOLDER` prints operations a second,
+A program of its own: `python -P file_peers.py PEER ROW FOLDER NEW` prints operations a second,
 or null where the peer has no such row. For the row `late` it prints what `lateness` returns.
+NEW is an empty folder for new files.
 """
 
 from __future__ import annotations
@@ -76,17 +77,15 @@ def why_not_direct(path: str) -> str | None:
 
 
 class Data:
-    def __init__(self, folder: Path, part: int) -> None:
+    def __init__(self, folder: Path, new: Path, part: int) -> None:
         self.small = sorted(str(p) for p in (folder / "small").iterdir())[::part]
         self.big = str(folder / "big")
         blocks = Path(self.big).stat().st_size // BLOCK
         self.places = [random.randrange(blocks) * BLOCK for _ in range(PREADS // part)]
         self.text = str(folder / "text")
-        self.new = str(folder / "new")
+        self.written = str(folder / "written")
         self.writes = WRITES // part
-        self.synced = [f"{folder}/new-{i}" for i in range(SYNCED)]
-        for path in self.synced:
-            Path(path).unlink(missing_ok=True)  # they are to be new for every peer
+        self.synced = [f"{new}/{i}" for i in range(SYNCED)]
 
 
 def sync(row: str, d: Data) -> int | None:
@@ -113,7 +112,7 @@ def sync(row: str, d: Data) -> int | None:
             for _ in t:
                 n += 1
     elif row == "writes":
-        with open(d.new, "wb") as f:  # noqa: PTH123
+        with open(d.written, "wb") as f:  # noqa: PTH123
             for _ in range(d.writes):
                 f.write(LINE)
         return d.writes
@@ -169,7 +168,7 @@ async def ringloop_fs(row: str, d: Data) -> int:
             async for _ in t:
                 n += 1
     else:
-        async with fs.open(d.new, "wb") as f:
+        async with fs.open(d.written, "wb") as f:
             for _ in range(d.writes):
                 await f.write(LINE)
         return d.writes
@@ -197,7 +196,7 @@ async def aiofiles_(row: str, d: Data) -> int | None:
                 if n == d.writes:
                     break
     elif row == "writes":
-        async with aiofiles.open(d.new, "wb") as f:
+        async with aiofiles.open(d.written, "wb") as f:
             for _ in range(d.writes):
                 await f.write(LINE)
         return d.writes
@@ -290,8 +289,10 @@ async def lateness(
     return {row: in_figures(late_s) for row, late_s in late.items()}
 
 
-def main(peer: str, row: str, folder: Path) -> float | dict[str, dict[str, float]] | None:
-    data = Data(folder, 1 if peer == "sync" or peer.startswith("ringloop") else SLOW)
+def main(
+    peer: str, row: str, folder: Path, new: Path
+) -> float | dict[str, dict[str, float]] | None:
+    data = Data(folder, new, 1 if peer == "sync" or peer.startswith("ringloop") else SLOW)
     if peer == "sync":
         start = time.perf_counter()
         done = sync(row, data)
@@ -322,4 +323,4 @@ def main(peer: str, row: str, folder: Path) -> float | dict[str, dict[str, float
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))
+    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))))

@@ -72,8 +72,8 @@ def prepare(folder: Path, scale: int) -> None:
             written += text.write("".join("x" * (19 + i % 120) + "\n" for i in range(1000)))
 
 
-def _in_c(row: str, folder: Path) -> list[str] | None:
-    """The command that does in C what the row is about."""
+def _in_c(row: str, folder: Path, new: str) -> list[str] | None:
+    """The command that does in C what the row is about; new files go to `new`."""
     small, big, text = (str(folder / name) for name in ("small", "big", "text"))
     many, in_order = "files_uring", "files_in_order"
     count = len(list(Path(small).iterdir()))
@@ -85,8 +85,8 @@ def _in_c(row: str, folder: Path) -> list[str] | None:
         "direct": (many, "direct", big, file_peers.BLOCK, file_peers.TASKS, file_peers.DIRECT),
         "chunks": (in_order, "chunks", big, file_peers.CHUNK),
         "lines": (in_order, "lines", text),
-        "writes": (in_order, "writes", folder / "new", len(file_peers.LINE), file_peers.WRITES),
-        "fsync": (many, "fsync", folder, len(file_peers.LINE), file_peers.TASKS, file_peers.SYNCED),
+        "writes": (in_order, "writes", folder / "written", len(file_peers.LINE), file_peers.WRITES),
+        "fsync": (many, "fsync", new, len(file_peers.LINE), file_peers.TASKS, file_peers.SYNCED),
     }
     if row not in commands:
         return None
@@ -96,12 +96,16 @@ def _in_c(row: str, folder: Path) -> list[str] | None:
 
 def measure(peer: str, row: str, folder: Path) -> Any:
     """What `file_peers.py` prints: None if this peer has no such row."""
+    # A folder for each peer's new files, and nothing is removed before the end: ext4 without
+    # a journal is slow to create for minutes after others were removed, which would say more
+    # of the peers that came before.
+    new = tempfile.mkdtemp(prefix="new-", dir=folder)
     if peer == C_URING:
-        program = _in_c(row, folder)
+        program = _in_c(row, folder, new)
         return float(subprocess.check_output(program, text=True)) if program else None
     command = [sys.executable, "-P", str(Path(__file__).with_name("file_peers.py"))]
     done = subprocess.run(
-        [*command, peer, row, str(folder)],
+        [*command, peer, row, str(folder), new],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
