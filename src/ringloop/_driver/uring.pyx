@@ -75,7 +75,7 @@ RECV_BUFFERS = 256
 RECV_BUFFER_SIZE = 2048
 cdef enum:
     RECV_GROUP = 0
-    FILES_A_TURN = 16  # file completions that are taken before the loop looks at its timers
+    FILES_A_TURN = 8   # file completions that are taken before the loop looks at its timers
     FILES_AT_ONCE = 2  # file operations that do not wait for the end of the callbacks
 
 # Longest wait for the last completions when a loop is closed.
