@@ -126,9 +126,10 @@ int main(int argc, char **argv)
         folder = fd;
     else if ((blocks = (uint64_t)st.st_size / block) == 0)
         die("the file is smaller than a block");
-    memory = aligned_alloc(ALIGNMENT, block * depth);
-    if (memory == NULL || depth > MAX_DEPTH)
+    void *aligned;
+    if (depth > MAX_DEPTH || posix_memalign(&aligned, ALIGNMENT, block * depth) != 0)
         die("no memory, or more than %d at a time", MAX_DEPTH);
+    memory = aligned;
 
     ring_open(&ring, 256, 1024);
     double begun = now();
