@@ -141,6 +141,11 @@ def test_lateness_by_row_is_on_the_page_where_it_was_measured(results: Results) 
     assert "| lines of a text file | 1.4 (2.5) of 20 |" in page.text(results)
 
 
+def test_lateness_has_a_digit_below_a_millisecond(results: Results) -> None:
+    results.files["late"] = {"ringloop-uring": [1.42]}
+    assert "runs: ms, p99.9 | ringloop-uring | 1.4 | - |" in page.text(results)
+
+
 def test_where_the_files_were_is_on_the_page_where_it_is_known(results: Results) -> None:
     assert "The files were on" not in page.text(results)
     results.file_system = "ext4"
