@@ -1,11 +1,11 @@
-"""What the terminal and the page say alike of files: where they were, and lateness by row."""
+"""What the terminal and the page say alike of files: where they were, digits, lateness by row."""
 
 from __future__ import annotations
 
 import statistics
 from typing import TYPE_CHECKING
 
-from ringloop.bench.file_peers import ROWS
+from ringloop.bench.file_peers import LATE, ROWS
 
 if TYPE_CHECKING:
     from ringloop.bench.results import Results
@@ -26,6 +26,11 @@ def place(file_system: str) -> str:
             "and of O_DIRECT mean little."
         )
     return f"The files were on {file_system}."
+
+
+def digits(row: str) -> int:
+    """Of a row's figures, after the point."""
+    return 1 if row == LATE else 0
 
 
 def late_by_row(results: Results) -> tuple[list[str], dict[str, list[str]]]:

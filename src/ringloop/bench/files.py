@@ -143,7 +143,7 @@ def show(console: Console, row: str, rates: dict[str, list[float]]) -> None:
         ratios = [a / b for a, b in zip(found, rates[base], strict=True)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         values = (statistics.median(found), min(found), max(found))
-        digits = 1 if row == LATE else 0
+        digits = file_words.digits(row)
         table.add_row(peer, *[f"{value:,.{digits}f}" for value in values], spread)
     console.print(table)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ringloop.bench import file_words
 from ringloop.bench.cells import KINDS, Cell
-from ringloop.bench.file_peers import LATE, ROWS
+from ringloop.bench.file_peers import ROWS
 from ringloop.bench.micro import MICROS
 from ringloop.bench.peers import EPOLL, PEERS, URING, UVLOOP
 from ringloop.bench.results import BUSY_MACHINE, Results, Spread
@@ -325,7 +325,7 @@ def _files(results: Results) -> list[str]:
             ratio = results.file_ratio(row, peer, base)
             spread = Spread.of(rates[peer])
             share = f"{ratio.median:.2f} of {base}" if ratio and peer != base else NONE
-            rows.append([ROWS[row], peer, _number(spread, 1 if row == LATE else 0), share])
+            rows.append([ROWS[row], peer, _number(spread, file_words.digits(row)), share])
     intro = ["Operations a second, more is better, with the page cache warm but for O_DIRECT."]
     if results.file_system:
         intro.append(file_words.place(results.file_system))
