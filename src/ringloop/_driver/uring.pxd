@@ -16,7 +16,7 @@ cdef class UringDriver(ReadinessDriver):
     cdef bint moving              # to another thread: see rebuild()
     cdef uint64_t wake_token
     cdef uint64_t epoll_token     # the poll of `epfd`; not armed: it has fired
-    cdef uint32_t files_a_turn    # how many file completions one collect() takes at most
+    cdef uint32_t files_limit     # how many file completions one collect() takes at most
     cdef uint32_t files_left      # of this one
     cdef bint unchecked           # receives heard something: see check_receives()
     cdef double check_at_s

@@ -75,7 +75,7 @@ RECV_BUFFERS = 256
 RECV_BUFFER_SIZE = 2048
 cdef enum:
     RECV_GROUP = 0
-    FILES_A_TURN = 8   # file completions that are taken before the loop looks at its timers
+    FILES_TAKEN = 8    # file completions of an iteration: then the loop looks at its timers
     FILES_AT_ONCE = 2  # file operations that do not wait for the end of the callbacks
 
 # Longest wait for the last completions when a loop is closed.
@@ -101,7 +101,7 @@ cdef class UringDriver(ReadinessDriver):
         self.sizes = (sq_entries, cq_entries, buffers, buffer_size)
         self.open_wake_fd()
         self.open_epoll()
-        self.files_a_turn = FILES_A_TURN
+        self.files_limit = FILES_TAKEN
         self.accept_multishot = not ((6, 6) <= kernel_version() < (6, 8))
         self.ring, self.buffers = self.new_ring()
         self.wake_token = self.new_slot(Sink(), OP_WAKE, self.wake_fd, None)
@@ -421,9 +421,9 @@ cdef class UringDriver(ReadinessDriver):
                 self.on_cqe(&cqe)
             self.nbacklog = 0
         # Whoever waited for a file tends to begin the next operation, which costs some 20 us
-        # with the workers that it wakes: 64 tasks at once made a turn of 3 ms.
+        # with the workers that it wakes: 64 tasks at once made an iteration of 3 ms.
         n = self.ring.ready()
-        self.files_left = self.files_a_turn
+        self.files_left = self.files_limit
         while n and self.nbacklog == 0 and self.files_left:
             # The head moves on before the completion is handled: a re-arm may have
             # to submit, and that may move what is left to the backlog, before which
@@ -553,7 +553,7 @@ cdef class UringDriver(ReadinessDriver):
         cdef int tries = 0
         if self.thread != this_thread():
             return 0  # never ran, or ran elsewhere: closing the ring cancels
-        self.files_a_turn = self.ring.cq_entries  # there are no more turns
+        self.files_limit = self.ring.cq_entries  # no timer runs any more
         self.run(0)
         self.run(0)  # what waited for the end of a send in flight
         for i in range(1, self.nslots):
