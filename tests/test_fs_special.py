@@ -531,10 +531,19 @@ def test_signals_interrupt_nothing(files_run: Run, tmp_path: Path) -> None:
             assert await fs.read_bytes(path) == data
             assert await fs.read_bytes("/proc/self/cmdline")
             await fs.copyfile(path, tmp_path / "b")
+        # The thread of the FIFO ends below: until then each that is sent a signal is there.
+        over.set()
+        thread.join()
         async with fs.open(fifo, "wb") as w, await opening as r:
             await w.write(b"x")
             await w.flush()
             assert await r.read(1) == b"x"
+
+    async def run_in_each_thread() -> None:
+        """Whoever runs has taken the signals that were sent to it before."""
+        together = threading.Barrier(_threads.MAX_THREADS)
+        waits = (_threads.run(together.wait, 10) for _ in range(_threads.MAX_THREADS))
+        await asyncio.gather(*waits)
 
     over = threading.Event()
     old = [signal.signal(number, count) for number in (signal.SIGUSR1, signal.SIGALRM)]
@@ -547,9 +556,9 @@ def test_signals_interrupt_nothing(files_run: Run, tmp_path: Path) -> None:
         over.set()
         thread.join()
         signal.setitimer(signal.ITIMER_REAL, 0)
+        # A signal that a thread takes later would find nobody, or end the process.
+        files_run(run_in_each_thread())
         for number, handler in zip((signal.SIGUSR1, signal.SIGALRM), old, strict=True):
-            # First away with what a thread has not taken yet: it would end the process.
-            signal.signal(number, signal.SIG_IGN)
             signal.signal(number, handler)
     assert caught > 20
 
