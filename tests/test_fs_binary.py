@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from files import drop_cache, needs_a_disk
 from ringloop import fs
 from ringloop.fs import _threads
 
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Run = Callable[..., Any]
-
-
-def drop_cache(path: Path) -> None:
-    """Out of the page cache, so that no inline read has it."""
-    fd = os.open(path, os.O_RDWR)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 def test_what_was_written_is_read(files_run: Run, tmp_path: Path) -> None:
@@ -164,6 +157,7 @@ def test_pwrite_beside_a_read_moves_no_byte(files_run: Run, tmp_path: Path) -> N
 def test_what_pwrite_wrote_is_read_whatever_was_ahead(
     files_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    needs_a_disk(tmp_path)
     path = tmp_path / "a"
     path.write_bytes(bytes(100_000))
     submit = _threads.submit
@@ -181,6 +175,8 @@ def test_what_pwrite_wrote_is_read_whatever_was_ahead(
             monkeypatch.setattr(_threads, "submit", hold)
             reading = asyncio.create_task(f.read(50_000))
             await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it has begun, if it yielded first, too
+            monkeypatch.setattr(_threads, "submit", submit)
             reading.cancel()
             await asyncio.wait([reading])
             await f.pwrite(b"x", 30_000)

@@ -25,8 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import drivers
+from files import drop_cache, missing, threads_settled
 from machine import punctual_loop
 from ringloop import fs
+from ringloop._driver.choose import why_not_uring
+from ringloop.bench.machine import file_system
 from ringloop.fs import _threads
 
 if TYPE_CHECKING:
@@ -38,20 +42,6 @@ if TYPE_CHECKING:
 NOBODY = 65534
 FAR_LATE_S = 0.4  # less than the far file system takes
 LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def missing(what: str) -> None:
-    """Skip, with the way to get it; in CI it must be there."""
-    if os.environ.get("CI"):
-        pytest.fail(f"CI must test this: {what}")
-    pytest.skip(what)
-
-
-def drop_cache(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 # -- /proc, /sys, devices ----------------------------------------------------------------
@@ -335,6 +325,54 @@ def test_a_fifo_that_is_full(files_run: Run, tmp_path: Path) -> None:
     files_run(main())
 
 
+# In a process of its own: whoever blocks the loop's thread stops everything in it.
+FIFO_PROGRAM = """
+import asyncio, os, sys
+import ringloop
+from ringloop import fs
+
+driver, fifo = sys.argv[1:]
+
+async def main():
+    async with fs.open(fifo, "r+b", buffering=0) as f:
+        reading = asyncio.ensure_future(f.read(5))
+        await asyncio.sleep(0.01)
+        assert not reading.done()
+        assert os.write(f.fileno(), b"early") == 5
+        assert await reading == b"early"
+    async with fs.open(fifo, "r+b", buffering=0) as r, asyncio.TaskGroup() as group:
+        group.create_task(fs.write_bytes(fifo, bytes(1 << 20)))
+        left = 1 << 20
+        while left:
+            left -= len(await r.read(1 << 16))
+
+if driver == "asyncio":
+    asyncio.run(main())
+else:
+    ringloop.run(main(), driver=driver)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("loop_kind", [*drivers.REAL, "asyncio"])
+def test_a_fifo_in_memory_blocks_nothing(loop_kind: str) -> None:
+    """tmpfs refuses RWF_NOWAIT, as FIFOs do; its files may be read at once, its FIFOs not."""
+    if loop_kind == "uring" and (reason := why_not_uring()) is not None:
+        missing(reason)
+    if file_system(pathlib.Path("/dev/shm")) != "tmpfs":
+        missing("there is no tmpfs on /dev/shm: mount one")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        fifo = pathlib.Path(folder) / "fifo"
+        os.mkfifo(fifo)
+        ran = subprocess.run(
+            [sys.executable, "-c", FIFO_PROGRAM, loop_kind, fifo],
+            stdout=subprocess.PIPE,
+            timeout=20,
+            check=True,
+        )
+    assert ran.stdout == b"done\n"
+
+
 def test_a_reader_that_goes_away(files_run: Run) -> None:
     r, w = os.pipe()
 
@@ -539,12 +577,6 @@ def test_signals_interrupt_nothing(files_run: Run, tmp_path: Path) -> None:
             await w.flush()
             assert await r.read(1) == b"x"
 
-    async def run_in_each_thread() -> None:
-        """Whoever runs has taken the signals that were sent to it before."""
-        together = threading.Barrier(_threads.MAX_THREADS)
-        waits = (_threads.run(together.wait, 10) for _ in range(_threads.MAX_THREADS))
-        await asyncio.gather(*waits)
-
     over = threading.Event()
     old = [signal.signal(number, count) for number in (signal.SIGUSR1, signal.SIGALRM)]
     thread = threading.Thread(target=interrupt_threads)
@@ -557,7 +589,7 @@ def test_signals_interrupt_nothing(files_run: Run, tmp_path: Path) -> None:
         thread.join()
         signal.setitimer(signal.ITIMER_REAL, 0)
         # A signal that a thread takes later would find nobody, or end the process.
-        files_run(run_in_each_thread())
+        files_run(threads_settled())
         for number, handler in zip((signal.SIGUSR1, signal.SIGALRM), old, strict=True):
             signal.signal(number, handler)
     assert caught > 20

@@ -132,10 +132,13 @@ static inline int rl_known_stat(int fd, struct stat *s) {
     return 0;
 }
 
-/* Whether a file lives in memory: tmpfs refuses RWF_NOWAIT, and never waits for a disk. */
+/* Whether a file lives in memory: tmpfs refuses RWF_NOWAIT, and never waits for a disk. Its
+   FIFOs and devices (/dev is one) do wait. */
 static inline int rl_in_memory(int fd) {
-    struct statfs s;
-    return fstatfs(fd, &s) == 0 && (s.f_type == 0x01021994 || s.f_type == (int)0x858458f6);
+    struct stat s;
+    struct statfs at;
+    return fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && fstatfs(fd, &at) == 0
+        && (at.f_type == 0x01021994 || at.f_type == (int)0x858458f6);
 }
 
 /* The operation as a call that may block; its result or -errno. */
