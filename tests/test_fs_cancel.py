@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import shutil
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ringloop
+from files import drop_cache, needs_a_disk, threads_settled
 from machine import open_fds
 from ringloop import fs
 from ringloop.compat import aiofiles
@@ -25,13 +27,6 @@ if TYPE_CHECKING:
     Run = Callable[..., Any]
 
 DATA = bytes(range(256)) * 2000
-
-
-def drop_cache(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 def prepare(folder: Path) -> None:
@@ -301,9 +296,7 @@ async def settled() -> None:
         if not others or (len(others) == 1 and "wait_for" in repr(others)):
             break
         await asyncio.sleep(0.005)
-    # When all threads are here at the same time, each is done with what it had.
-    barrier = threading.Barrier(_threads.MAX_THREADS)
-    await asyncio.gather(*[_threads.run(barrier.wait, 10) for _ in range(barrier.parties)])
+    await threads_settled()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__)
@@ -314,6 +307,8 @@ def test_cancelled_at_each_step(
 
     `files_run` sees to it that no descriptor is left.
     """
+    if operation is read_whole:
+        needs_a_disk(tmp_path)  # else there is no second step
 
     async def main(attempt: int) -> int:
         for suspension in range(1, 400):
@@ -450,18 +445,142 @@ def test_a_write_to_a_pipe_takes_nothing_that_was_read(files_run: Run, tmp_path:
     files_run(main())
 
 
-def test_calls_on_one_file_take_turns(files_run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cold", [True, False], ids=["cold", "warm"])
+def test_calls_on_one_file_take_turns(files_run: Run, tmp_path: Path, cold: bool) -> None:
+    """First come first served, also when some of them yield to the loop before they try."""
     path = tmp_path / "a"
     path.write_bytes(DATA)
 
     async def main() -> None:
-        drop_cache(path)
+        if cold:
+            drop_cache(path)
         async with fs.open(path, "rb") as f:
-            pieces = await asyncio.gather(*[f.read(5000) for _ in range(50)])
-            assert b"".join(pieces) == DATA[: 5000 * 50]
+            pieces = await asyncio.gather(*[f.read(5000) for _ in range(90)])
+            assert b"".join(pieces) == DATA[: 5000 * 90]
+        async with fs.open(path, encoding="latin-1") as t:
+            texts = await asyncio.gather(*[t.read(700) for _ in range(600)])
+            assert "".join(texts) == DATA.decode("latin-1").replace("\r", "\n")[: 700 * 600]
         async with fs.open(tmp_path / "b", "wb") as f:
             await asyncio.gather(*[f.write(b"%02d" % i * 10_000) for i in range(50)])
         assert (tmp_path / "b").read_bytes() == b"".join(b"%02d" % i * 10_000 for i in range(50))
+
+    files_run(main())
+
+
+def test_a_call_that_is_cancelled_in_its_turn_makes_room_for_the_next(
+    files_run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+
+    async def main() -> None:
+        for turns in range(30):
+            async with fs.open(path, "rb") as f:
+                reads = [asyncio.ensure_future(f.read(5000)) for _ in range(90)]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                for read in reads[turns % 3 :: 3]:
+                    read.cancel()
+                done = await asyncio.gather(*reads, return_exceptions=True)
+                got = b"".join(d for d in done if isinstance(d, bytes))
+                assert len(got) >= 60 * 5000
+                assert got + await f.read() == DATA
+
+    files_run(main())
+
+
+def test_tasks_that_go_on_with_one_file_do_not_lose_their_place(
+    files_run: Run, tmp_path: Path
+) -> None:
+    """What each reads comes later than what it read before, and all of it comes."""
+    path = tmp_path / "numbers"
+    path.write_text("".join(f"{i}\n" for i in range(50_000)))
+
+    async def main() -> None:
+        async with fs.open(path) as f:
+
+            async def read_some() -> list[int]:
+                return [int(line) async for line in f]
+
+            shares = await asyncio.gather(*[read_some() for _ in range(5)])
+            assert all(share == sorted(share) for share in shares)
+            assert sorted(itertools.chain(*shares)) == list(range(50_000))
+            assert sum(bool(share) for share in shares) > 1
+
+    files_run(main())
+
+
+def test_calls_of_a_loop_that_was_closed_are_in_nobodys_way(tmp_path: Path, driver: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+    loop = ringloop.EventLoop(driver)
+    f = loop.run_until_complete(fs.open(path, "rb"))
+    tasks = [loop.create_task(f.read(200)) for _ in range(2000)]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert not all(task.done() for task in tasks)  # some yielded
+    loop.close()
+
+    async def main() -> None:
+        await f.seek(0)
+        assert await f.read(5000) == DATA[:5000]
+        await f.close()
+
+    ringloop.run(asyncio.wait_for(main(), 10), driver=driver)
+
+
+@pytest.mark.parametrize("how", ["close", "throw", "drop"])
+def test_a_call_that_yielded_and_is_given_up_holds_nothing(
+    files_run: Run, tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(DATA)
+
+    async def main() -> None:
+        async with fs.open(path, "rb") as f:
+            yielded = 0
+            for _ in range(5000):
+                call = f.read(1)
+                try:
+                    call.send(None)
+                except StopIteration:
+                    continue
+                yielded += 1
+                if how == "close":
+                    call.close()
+                elif how == "throw":
+                    with pytest.raises(asyncio.CancelledError):
+                        call.throw(asyncio.CancelledError())
+            del call
+            assert yielded > 1  # each call of a turn that is over
+            await f.seek(0)
+            assert await f.read(10) == DATA[:10]
+
+    files_run(main())
+
+
+def test_a_waiting_call_that_is_cancelled_hands_the_file_on(files_run: Run, tmp_path: Path) -> None:
+    """Before its turn, and when its turn has just come."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async def main() -> None:
+        async with fs.open(fifo, "r+b", buffering=0) as f:
+
+            async def read_and_cancel() -> bytes:
+                got: bytes = await f.read(1)
+                second.cancel()
+                return got
+
+            first = asyncio.ensure_future(read_and_cancel())
+            second, third, last = (asyncio.ensure_future(f.read(1)) for _ in range(3))
+            await asyncio.sleep(0)
+            third.cancel()
+            os.write(f.fileno(), b"ab")
+            assert await first == b"a"
+            assert await last == b"b"
+            assert second.cancelled()
+            assert third.cancelled()
 
     files_run(main())
 

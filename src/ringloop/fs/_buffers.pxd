@@ -13,6 +13,9 @@ cdef enum:
     FILL, DRAIN, DIRECT, SYNC, TRUNCATE, TURN, INTO, SEEK
 
 
+cdef class Buffers
+
+
 cdef class Step(Call):
     cdef object arg
     cdef Py_ssize_t n
@@ -21,6 +24,8 @@ cdef class Step(Call):
     cdef Py_ssize_t moved        # how far this call has moved `pos` before it is finished
 
     cdef object step(self)
+    cdef Buffers buffers(self)
+    cdef object refused(self)
 
 
 cdef class Buffers:
@@ -44,7 +49,10 @@ cdef class Buffers:
     cdef int need                # why a step is pending, and how much it asks for
     cdef int64_t need_n
     cdef object need_data
+    cdef int yielded             # calls that are to try yet
+    cdef object served           # the task whose turn it is, as long as there are such calls
 
+    cdef bint begin_now(self) noexcept
     cdef int check(self) except -1
     cdef int check_read(self) except -1
     cdef int check_write(self) except -1

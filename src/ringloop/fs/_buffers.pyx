@@ -21,6 +21,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
 
+import asyncio
 import io
 import os
 
@@ -30,7 +31,7 @@ from ringloop._sys.files cimport (
     rl_read_cached,
     rl_write_at, rl_write_cached, stat_t,
 )
-from ringloop.fs._call cimport PENDING, charge
+from ringloop.fs._call cimport BEHIND, PENDING, charge
 
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **p, Py_ssize_t n) except -1
@@ -42,11 +43,41 @@ cdef object os_error(int number, object name):
     return OSError(number, os.strerror(number), name)
 
 
+cdef object _current_task():
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None  # driven by hand
+
+
 cdef class Step(Call):
-    """A call of which each step can be run again."""
+    """A call on a file of which each step can be run again.
+
+    Who keeps its place among the others, and why: see `_flights.pyx`.
+    """
 
     cdef object step(self):
         raise NotImplementedError
+
+    cdef Buffers buffers(self):
+        """The file; of a text, what is below."""
+        raise NotImplementedError
+
+    cdef object refused(self):
+        """The attempt, when begin_call() said no."""
+        cdef Buffers f = self.buffers()
+        if f.yielded and f.served is not _current_task():
+            return BEHIND
+        return self.step() if f.begin_now() else PENDING
+
+    cdef void yields(self) noexcept:
+        cdef Buffers f = self.buffers()
+        f.yielded += 1
+
+    cdef void resumed(self) noexcept:
+        cdef Buffers f = self.buffers()
+        f.yielded -= 1
+        f.served = _current_task() if f.yielded else None
 
 
 cdef class Buffers:
@@ -55,6 +86,10 @@ cdef class Buffers:
 
     def __dealloc__(self):
         free(self.rbuf)
+
+    cdef bint begin_now(self) noexcept:
+        """False if a call that is under way has the file."""
+        return False
 
     # -- checks ----------------------------------------------------------------------
 

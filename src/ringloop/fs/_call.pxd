@@ -14,9 +14,11 @@ cdef class Call:
 
     cdef object attempt(self)
     cdef object slow(self)
+    cdef void yields(self) noexcept
+    cdef void resumed(self) noexcept
 
 
-cdef object PENDING
+cdef object PENDING, BEHIND
 
 cdef void charge(Py_ssize_t nbytes) noexcept
 cdef int make_sendable(object type) except -1

@@ -48,6 +48,7 @@ cdef class _Pending:
     pass
 
 cdef object PENDING = _Pending()
+cdef object BEHIND = _Pending()
 
 
 cdef void charge(Py_ssize_t nbytes) noexcept:
@@ -84,8 +85,20 @@ cdef bint _is_over() noexcept:
     return False
 
 
-cdef int _send(PyObject *p, PyObject *arg, PyObject **result) except -1:
+cdef int _yield(Call call, PyObject **result) noexcept:
     global _turn, _yields
+    _end_turn()
+    _yields += 1
+    _turn = max(min(_turn, (ROUND_UNITS - _used) >> 1), 1)
+    call.round = _round
+    call.state = YIELDED
+    call.yields()
+    Py_INCREF(None)
+    result[0] = <PyObject *>None
+    return PYGEN_NEXT
+
+
+cdef int _send(PyObject *p, PyObject *arg, PyObject **result) except -1:
     cdef Call self = <Call>p
     cdef object value
     cdef int r
@@ -93,17 +106,13 @@ cdef int _send(PyObject *p, PyObject *arg, PyObject **result) except -1:
         if self.state == YIELDED:
             if self.round == _round:
                 _begin_round()
+            self.resumed()
         elif (_spent >= _turn or _is_over()) and not self.urgent:
-            _end_turn()
-            _yields += 1
-            _turn = max(min(_turn, (ROUND_UNITS - _used) >> 1), 1)
-            self.round = _round
-            self.state = YIELDED
-            Py_INCREF(None)
-            result[0] = <PyObject *>None
-            return PYGEN_NEXT
+            return _yield(self, result)
         self.state = OVER
         value = self.attempt()
+        if value is BEHIND:
+            return _yield(self, result)
         if value is not PENDING:
             Py_INCREF(value)
             result[0] = <PyObject *>value
@@ -129,12 +138,21 @@ cdef class Call:
     """A coroutine that tries at once."""
 
     cdef object attempt(self):
-        """The result, or PENDING if that would block. May be called again."""
+        """The result, or PENDING if that would block. May be called again.
+
+        BEHIND if another call, which has yielded, comes first: then this one yields, too.
+        """
         raise NotImplementedError
 
     cdef object slow(self):
         """A coroutine that finishes what attempt() could not."""
         raise NotImplementedError
+
+    cdef void yields(self) noexcept:
+        """Told when it yields before it tries."""
+
+    cdef void resumed(self) noexcept:
+        """Told when it goes on, or is given up instead."""
 
     def __await__(self):
         return self
@@ -158,6 +176,8 @@ cdef class Call:
                 self.state = OVER
                 self.inner = None
                 raise
+        if self.state == YIELDED:
+            self.resumed()
         self.state = OVER
         if value is None:
             value = kind if isinstance(kind, BaseException) else kind()
@@ -167,6 +187,8 @@ cdef class Call:
         if self.state == SLOW:
             self.inner.close()
             self.inner = None
+        elif self.state == YIELDED:
+            self.resumed()
         self.state = OVER
 
     def __dealloc__(self):

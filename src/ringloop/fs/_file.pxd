@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from ringloop.fs._buffers cimport Step
+from ringloop.fs._buffers cimport Buffers, Step
 from ringloop.fs._flights cimport Flights
 
 # What a FileCall does.

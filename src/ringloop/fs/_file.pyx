@@ -228,10 +228,13 @@ cdef class BinaryFile:
 
 cdef class FileCall(Step):
     cdef object attempt(self):
-        return self.step() if self.file.begin_call() else PENDING
+        return self.step() if self.file.begin_call() else self.refused()
 
     cdef object slow(self):
         return self.file.run(self)
+
+    cdef Buffers buffers(self):
+        return self.file
 
     cdef object step(self):
         cdef BinaryFile f = self.file
@@ -283,10 +286,13 @@ cdef class FileLine(Step):
     """What `async for` awaits. Without the file when it is over, so no cycle is left."""
 
     cdef object attempt(self):
-        return self.step() if self.file.begin_call() else PENDING
+        return self.step() if self.file.begin_call() else self.refused()
 
     cdef object slow(self):
         return self.file.run(self)
+
+    cdef Buffers buffers(self):
+        return self.file
 
     cdef object step(self):
         cdef bytes line

@@ -1,4 +1,4 @@
-from ringloop.fs._buffers cimport Step
+from ringloop.fs._buffers cimport Buffers, Step
 from ringloop.fs._file cimport BinaryFile
 
 # What a TextCall does.

@@ -464,10 +464,13 @@ cdef class TextFile:
 
 cdef class TextCall(Step):
     cdef object attempt(self):
-        return self.step() if self.file.buffer.begin_call() else PENDING
+        return self.step() if self.file.buffer.begin_call() else self.refused()
 
     cdef object slow(self):
         return self.file.buffer.run(self)
+
+    cdef Buffers buffers(self):
+        return self.file.buffer
 
     cdef object step(self):
         cdef TextFile f = self.file
@@ -495,10 +498,13 @@ cdef class TextLine(Step):
     """What `async for` awaits. Without the file when it is over, so no cycle is left."""
 
     cdef object attempt(self):
-        return self.step() if self.file.buffer.begin_call() else PENDING
+        return self.step() if self.file.buffer.begin_call() else self.refused()
 
     cdef object slow(self):
         return self.file.buffer.run(self)
+
+    cdef Buffers buffers(self):
+        return self.file.buffer
 
     cdef object step(self):
         cdef str line
