@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import pathlib
@@ -66,7 +67,7 @@ class Path(pathlib.PurePosixPath):
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return False
         except OSError as exc:
-            if exc.errno in (40, 9):  # ELOOP, EBADF
+            if exc.errno in (errno.ELOOP, errno.EBADF):
                 return False
             raise
 
