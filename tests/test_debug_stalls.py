@@ -66,7 +66,7 @@ def test_a_stall_is_told_while_it_lasts_and_when_it_is_over(run: Run) -> None:
         async def guilty() -> None:
             start = time.monotonic()
             blocker.block()
-            assert time.monotonic() - start >= 0.2
+            assert time.monotonic() - start > 0.15  # the watch may begin a little before
 
         with debug.watch_stalls(threshold_s=0.2, report=blocker.report):
             await asyncio.sleep(0.05)
@@ -103,16 +103,17 @@ def test_the_length_is_that_of_the_stall(run: Run) -> None:
         blocker = Blocker()
 
         def block() -> None:
-            time.sleep(0.5)
+            blocker.block()
+            time.sleep(0.3)
 
         with debug.watch_stalls(threshold_s=0.2, report=blocker.report):
             await asyncio.sleep(0.05)
             start = time.monotonic()
             block()
-            length_s = time.monotonic() - start
             await blocker.until_over()
-            slack_s = time.monotonic() - start - length_s
-        assert length_s - 0.2 < blocker.stalls[-1].length_s < length_s + slack_s
+            up_to_s = time.monotonic() - start + 0.1  # the watch may begin a little before
+        first, last = blocker.stalls
+        assert first.length_s + 0.3 <= last.length_s < up_to_s
 
     run(main())
 
@@ -131,18 +132,18 @@ def test_each_stall_is_told_once(run: Run) -> None:
 
 
 def test_waiting_and_small_steps_are_no_stalls(run: Run) -> None:
-    async def main() -> None:
-        stalls: list[Stall] = []
-        start = time.monotonic()
-        with debug.watch_stalls(threshold_s=0.2, report=stalls.append):
+    async def stalls() -> list[Stall]:
+        told: list[Stall] = []
+        with debug.watch_stalls(threshold_s=0.2, report=told.append):
             await asyncio.sleep(0.7)
-            late_s = time.monotonic() - start - 0.7
-            longest_s = 0.0
-            while (begun := time.monotonic()) < start + 1.2:
+            start = time.monotonic()
+            while time.monotonic() < start + 0.5:
                 await asyncio.sleep(0)
-                longest_s = max(longest_s, time.monotonic() - begun)
-        # A machine that is busy elsewhere may hold up anybody.
-        assert stalls == [] or late_s > 0.1 or longest_s > 0.1
+        return told
+
+    async def main() -> None:
+        # A machine that is busy elsewhere may hold up anybody, but not three times.
+        assert not (await stalls() and await stalls() and await stalls())
 
     run(main())
 

@@ -339,7 +339,7 @@ def test_a_worker_that_was_started_for_a_cancelled_call_serves_the_next(run: Run
             for _ in range(5):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.001):
-                        await pool.run(offloaded.square, 3)
+                        await pool.run(offloaded.sleep, offloaded.TIMEOUT_S)
             pid = await pool.run(offloaded.pid)
             assert descendants() - before == {pid}
 

@@ -214,7 +214,11 @@ def test_debugpy(driver: str, start: str, tmp_path: Path) -> None:
 def test_aiomonitor(driver: str, tmp_path: Path) -> None:
     needs("aiomonitor")
     (text,) = example("aiomonitor")
-    ports = {name: free_port() for name in ("port", "webui_port", "console_port")}
+    names = ("port", "webui_port", "console_port")
+    free: set[int] = set()
+    while len(free) < len(names):
+        free.add(free_port())
+    ports = dict(zip(names, free, strict=True))
     given = ", ".join(f"{name}={port}" for name, port in ports.items())
     text = text.replace("get_running_loop())", f"get_running_loop(), {given})")
     (tmp_path / "program.py").write_text(text)
