@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     Run = Callable[..., Any]
+
+LONGER = int(os.environ.get("RINGLOOP_FUZZ", "0"))
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ async def play(reader_class: Any, script: list[Any], limit: int) -> list[Any]:
     return seen
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=LONGER or 300, deadline=None, derandomize=not LONGER)
 @given(script=scripts, limit=st.integers(1, 20))
 def test_any_calls_on_any_pieces_end_as_asyncios_do(script: list[Any], limit: int) -> None:
     with asyncio.Runner(loop_factory=ringloop.new_event_loop) as runner:
@@ -130,7 +133,7 @@ def test_any_calls_on_any_pieces_end_as_asyncios_do(script: list[Any], limit: in
     assert ours == theirs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=LONGER or 150, deadline=None, derandomize=not LONGER)
 @given(
     pieces=st.lists(st.binary(max_size=40), min_size=3, max_size=20),
     sizes=st.lists(st.integers(0, 12), max_size=30),
