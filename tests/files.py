@@ -7,21 +7,13 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
+from requirement import missing
 from ringloop.bench.file_words import IN_MEMORY
 from ringloop.bench.machine import file_system
 from ringloop.fs import _threads
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def missing(what: str) -> None:
-    """Skip, with the way to get it; in CI it must be there."""
-    if os.environ.get("CI"):
-        pytest.fail(f"CI must test this: {what}")
-    pytest.skip(what)
 
 
 def drop_cache(path: Path) -> None:

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import drivers
-from files import drop_cache, missing, threads_settled
+from files import drop_cache, threads_settled
 from machine import punctual_loop
+from requirement import missing
 from ringloop import fs
 from ringloop._driver.choose import why_not_uring
 from ringloop.bench.machine import file_system

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, ClassVar
 import psutil
 
 from certificates import Authority
+from requirement import missing
 from services import clients
 from services.ports import free_port
-from services.requirement import missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from requirement import missing
 from services.clients import CLIENTS, Client, Service
 from services.ports import established, unread
 from services.proxy import Proxy
-from services.requirement import missing
 from services.servers import SERVERS, Server
 
 if TYPE_CHECKING:

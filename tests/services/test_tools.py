@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from requirement import missing
 from services.debugger import Debugger
 from services.ports import free_port
-from services.requirement import missing
 from services.serving import DOCS, Serving, environment, examples
 
 if TYPE_CHECKING:

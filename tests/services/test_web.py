@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from certificates import Authority
-from services.requirement import missing
+from requirement import missing
 from services.serving import SERVERS, Serving
 
 if TYPE_CHECKING:
