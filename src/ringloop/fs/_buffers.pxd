@@ -52,6 +52,9 @@ cdef class Buffers:
     cdef int yielded             # calls that are to try yet
     cdef object served           # the task whose turn it is, as long as there are such calls
 
+    cdef inline bint begin_call(self) noexcept:
+        # True if a call may try at once; False: others may come first.
+        return self.yielded == 0 and self.begin_now()
     cdef bint begin_now(self) noexcept
     cdef int check(self) except -1
     cdef int check_read(self) except -1

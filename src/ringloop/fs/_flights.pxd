@@ -11,7 +11,6 @@ cdef class Flights(Buffers):
     cdef object landed           # a future of close(), which waits for them
     cdef object closer           # the task of a close() that had to wait
 
-    cdef bint begin_call(self) noexcept
     cdef inline bint is_free(self) noexcept:
         return self.slow_calls == 0 and self.flight is None
     cdef int wrote_beside(self) except -1

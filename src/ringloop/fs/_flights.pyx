@@ -10,8 +10,8 @@ for a lock. Behind one that yields to the loop before it tries, those that come 
 yield, too: the loop resumes them in that order. Only the task that was resumed goes on with
 its next calls until its turn is over: to let each of them wait for all others would make it
 one call a task and iteration as soon as two tasks use a file (1.5 million calls a second
-became 5,000 beside a task that keeps the loop busy). A call that yielded and
-is dropped stays in the count: for it others yield once more, and nobody waits.
+became 5,000 beside a task that keeps the loop busy). A call that yielded and is dropped
+stays in the count: for it others yield once more, and nobody waits.
 """
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
@@ -82,24 +82,15 @@ cdef class _Other(Op):
         return 0
 
 
-cdef inline bint _begin(Flights f) noexcept:
-    """False if a call under way has the file."""
-    if not f.is_free():
-        return False
-    f.eof = False
-    if f.stale or (f.raw and f.can_seek):
-        f.stale = False
-        f.drop_ahead()  # of a call that was cancelled; a raw file keeps nothing
-    return True
-
-
 cdef class Flights(Buffers):
-    cdef bint begin_call(self) noexcept:
-        """True if a call may try at once; False: others may come first."""
-        return self.yielded == 0 and _begin(self)
-
     cdef bint begin_now(self) noexcept:
-        return _begin(self)
+        if not self.is_free():
+            return False
+        self.eof = False
+        if self.stale or (self.raw and self.can_seek):
+            self.stale = False
+            self.drop_ahead()  # of a call that was cancelled; a raw file keeps nothing
+        return True
 
     cdef int wrote_beside(self) except -1:
         """What was read ahead may be old. A call that is under way may give it, none after it."""
