@@ -164,8 +164,7 @@ def test_what_pwrite_wrote_is_read_whatever_was_ahead(
     held: list[Callable[[], None]] = []
 
     def hold(loop: Any, execute: Callable[[], None], finish: Callable[[], None]) -> None:
-        """In threads: the first operation is done at once, and lands when it is told to."""
-        monkeypatch.setattr(_threads, "submit", submit)
+        """In threads: the operation is done at once, and lands when it is told to."""
         execute()
         held.append(finish)
 
