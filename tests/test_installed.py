@@ -9,6 +9,8 @@ import importlib.metadata
 import importlib.util
 import json
 import pkgutil
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import ringloop
+from requirement import missing
 
 PACKAGE = Path(ringloop.__file__).parent
 ECHO = """
@@ -88,6 +91,24 @@ def test_type_checkers_find_a_stub_for_each_compiled_module() -> None:
     assert (PACKAGE / "py.typed").exists()
     for name in compiled():
         assert PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".pyi").exists(), name
+
+
+def test_the_compiled_modules_load_wherever_a_wheel_may() -> None:
+    """A wheel is for glibc 2.28 and newer (tools/build-wheel), and building one takes minutes.
+
+    What to avoid is easily missed: `fstat`, for one, is a symbol of glibc 2.33.
+    """
+    if shutil.which("objdump") is None:
+        missing("objdump is not installed (package binutils)")
+    found = set()
+    for name in compiled():
+        symbols = subprocess.run(
+            ["objdump", "-T", str(spec_of(name).origin)], capture_output=True, text=True, check=True
+        )
+        for release, symbol in re.findall(r"\bGLIBC_2\.(\d+)\S*\s+(\w+)", symbols.stdout):
+            found.add((int(release), symbol, name))
+    assert found
+    assert [wanted for wanted in sorted(found) if wanted[0] > 28] == []
 
 
 def test_the_version_is_the_metadatas() -> None:

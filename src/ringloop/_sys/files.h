@@ -137,7 +137,7 @@ static inline int rl_known_stat(int fd, struct stat *s) {
 static inline int rl_in_memory(int fd) {
     struct stat s;
     struct statfs at;
-    return fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && fstatfs(fd, &at) == 0
+    return rl_fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && fstatfs(fd, &at) == 0
         && (at.f_type == 0x01021994 || at.f_type == (int)0x858458f6);
 }
 
