@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import itertools
 import mmap
 import os
+import random
 import resource
 import signal
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +25,6 @@ from ringloop.fs import _threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Run = Callable[..., Any]
 
@@ -312,6 +314,19 @@ def test_a_pipe_closes_however_many_reads_wait(files_run: Run) -> None:
     os.close(w)
 
 
+def direct(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_DIRECT)
+
+
+async def open_directly(path: Path) -> fs.BinaryFile:
+    try:
+        return await fs.open(path, "rb", opener=direct)
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            pytest.skip("the file system of temporary files has no O_DIRECT")
+        raise
+
+
 @pytest.mark.parametrize("size", [64 * 4096, 200_000])
 def test_o_direct_through_an_opener(files_run: Run, tmp_path: Path, size: int) -> None:
     path = tmp_path / "a"
@@ -322,25 +337,99 @@ def test_o_direct_through_an_opener(files_run: Run, tmp_path: Path, size: int) -
 
     def opener(path: str, flags: int) -> int:
         threads.append(threading.current_thread())
-        return os.open(path, flags | os.O_DIRECT)
+        return direct(path, flags)
 
     async def main() -> None:
-        try:
-            f = await fs.open(path, "rb", opener=opener)
-        except OSError as exc:
-            if exc.errno == errno.EINVAL:
-                pytest.skip("the file system of temporary files has no O_DIRECT")
-            raise
-        assert threads[0] is not threading.main_thread()
-        async with f:
+        async with await open_directly(path) as f:
             assert await f.pread(4096, 8192) == data[8192:12288]
             assert await f.read() == data
             await f.seek(0)
             assert await f.read(10_000) + await f.read() == data
         async with fs.open(path, "rb", buffering=0, opener=opener) as f:
             assert await f.readall() == data
+        assert threads[0] is not threading.main_thread()
 
     files_run(main())
+
+
+def test_direct_reads_at_once_have_memory_of_their_own(files_run: Run, tmp_path: Path) -> None:
+    """Which is used again, though not before the kernel is done with it: some are cancelled."""
+    path = tmp_path / "a"
+    blocks = 512
+    path.write_bytes(b"".join(b"%08d" % i * 512 for i in range(blocks)))
+    drop_cache(path)
+    rnd = random.Random(5)
+
+    def new_read(f: fs.BinaryFile) -> tuple[asyncio.Task[bytes], bytes]:
+        first, n = rnd.randrange(blocks), rnd.choice([1, 1, 1, 2, 3, 16, 17, 40])
+        wanted = b"".join(b"%08d" % i * 512 for i in range(first, min(first + n, blocks)))
+        return asyncio.ensure_future(f.pread(n * 4096, first * 4096)), wanted
+
+    async def main() -> None:
+        async with await open_directly(path) as f:
+            for _ in range(20):
+                reads = [new_read(f) for _ in range(100)]
+                await asyncio.wait([task for task, _ in reads], return_when="FIRST_COMPLETED")
+                for task, _ in rnd.sample(reads, 50):
+                    task.cancel()
+                for task, wanted in reads + [new_read(f) for _ in range(50)]:
+                    try:
+                        assert await task == wanted
+                    except asyncio.CancelledError:
+                        assert task.cancelled()
+
+    files_run(main())
+
+
+@pytest.mark.measures_memory
+def test_a_direct_read_gives_its_memory_back_when_it_has_landed(
+    files_run: Run, tmp_path: Path
+) -> None:
+    """Though its task is still there. And what cannot be had at all is a MemoryError."""
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * (1 << 20))
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    async def main() -> None:
+        async with await open_directly(path) as f:
+            before = resident()
+            tasks = [asyncio.ensure_future(f.pread(1 << 20, 0)) for _ in range(100)]
+            for data in await asyncio.gather(*tasks):
+                assert data == b"x" * (1 << 20)
+            del data
+            assert resident() - before < 150 << 20
+            with pytest.raises(MemoryError):
+                await f.pread(1 << 62, 0)
+            assert await f.pread(4096, 0) == b"x" * 4096
+
+    files_run(main())
+
+
+def test_reads_at_a_place_that_fail(files_run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody reads at address 0. Those whom nobody waits for any more say nothing."""
+
+    async def read(f: fs.BinaryFile) -> bytes:
+        return await f.pread(4096, 0)
+
+    async def main() -> None:
+        async with await fs.open("/proc/self/mem", "rb", buffering=0) as f:
+            with pytest.raises(OSError, match="/proc/self/mem") as caught:
+                await read(f)
+            assert caught.value.errno == errno.EIO
+            cancelled = asyncio.ensure_future(read(f))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            closed = read(f)
+            closed.send(None)
+            closed.close()
+
+    files_run(main())
+    gc.collect()
+    assert caplog.records == []
 
 
 class Turns:

@@ -18,6 +18,7 @@ from ringloop.fs._op cimport Op
 cdef class _AtOp(Op):
     cdef Flights file
     cdef char *p
+    cdef object future  # of a read: gets what was read
 
     cdef int land(self) except -1:
         if self.op.opcode == RL_OP_WRITE:
@@ -26,7 +27,25 @@ cdef class _AtOp(Op):
         if self.file.inflight == 0 and self.file.landed is not None:
             if not self.file.landed.done():
                 self.file.landed.set_result(None)
+        if self.future is not None:
+            future = self.future
+            self.future = None
+            if not future.done():
+                try:
+                    future.set_result(self.read())
+                except BaseException as error:
+                    future.set_exception(error)
+        self.keep = None  # whoever waited may be there long after
         return 0
+
+    cdef bytes read(self):
+        cdef bytes data
+        if self.res < 0:
+            raise os_error(-self.res, self.file.name)
+        if self.file.direct:
+            return PyBytes_FromStringAndSize(self.p, self.res)
+        data = self.keep
+        return data if self.res == PyBytes_GET_SIZE(data) else data[:self.res]
 
 
 cdef class AtCall(Call):
@@ -36,6 +55,7 @@ cdef class AtCall(Call):
     cdef bytes data          # to write; None: read
     cdef Py_ssize_t n
     cdef int64_t offset
+    cdef _AtOp op            # the last that was begun
 
     cdef object attempt(self):
         cdef Flights f = self.file
@@ -64,7 +84,20 @@ cdef class AtCall(Call):
         return data
 
     cdef object slow(self):
-        return self.write() if self.data is not None else self.read()
+        if self.data is not None:
+            return self.write()
+        if self.file.wend > self.file.wpos:
+            return self.read_what_was_written()
+        # Not a coroutine, which would be a tenth of a direct read's instructions. asyncio's own
+        # futures give the same iterator by iter(), without looking for a method.
+        future = self.read()
+        return iter(future) if self.op.driver is not None else future.__await__()
+
+    cdef int given_up(self) except -1:
+        if self.op is None:
+            return 0
+        self.op.future = None  # an error that nobody waits for is none
+        return self.op.cancel()
 
     cdef _AtOp begin(self, int opcode, object keep, char *p, Py_ssize_t n, int64_t offset):
         cdef _AtOp op = _AtOp.__new__(_AtOp)
@@ -79,30 +112,25 @@ cdef class AtCall(Call):
         op.op.off = offset
         op.in_thread = self.file.far
         op.start()
+        self.op = op
         self.file.inflight += 1
         return op
 
-    async def read(self):
+    cdef object read(self):
         cdef _AtOp op
         cdef AlignedBuffer aligned
-        if self.file.wend > self.file.wpos:
-            await self.file.flush()
         if self.file.direct:
             aligned = new_aligned(self.n)
             op = self.begin(RL_OP_READ, aligned, aligned.p, self.n, self.offset)
         else:
             data = PyBytes_FromStringAndSize(NULL, self.n)
             op = self.begin(RL_OP_READ, data, PyBytes_AS_STRING(data), self.n, self.offset)
-        try:
-            await op.waiter()
-        except BaseException:
-            op.cancel()
-            raise
-        if op.res < 0:
-            raise os_error(-op.res, self.file.name)
-        if self.file.direct:
-            return PyBytes_FromStringAndSize(op.p, op.res)
-        return data if op.res == self.n else data[:op.res]
+        op.future = op.create_future()
+        return op.future
+
+    async def read_what_was_written(self):
+        await self.file.flush()
+        return await self.read()
 
     async def write(self):
         cdef _AtOp op
@@ -113,11 +141,7 @@ cdef class AtCall(Call):
         while done < n:
             op = self.begin(RL_OP_WRITE, self.data, PyBytes_AS_STRING(self.data) + done, n - done,
                             self.offset + done)
-            try:
-                await op.waiter()
-            except BaseException:
-                op.cancel()
-                raise
+            await op.waiter()
             if op.res < 0:
                 raise os_error(-op.res, self.file.name)
             done += op.res

@@ -7,7 +7,7 @@ cdef enum:
 
 
 cdef class Call:
-    cdef object inner      # the coroutine that goes on where attempt() would block
+    cdef object inner      # what goes on where attempt() would block
     cdef uint64_t round
     cdef uint8_t state
     cdef bint urgent       # tries before others have their turn: nothing may come between
@@ -16,6 +16,7 @@ cdef class Call:
     cdef object slow(self)
     cdef void yields(self) noexcept
     cdef void resumed(self) noexcept
+    cdef int given_up(self) except -1
 
 
 cdef object PENDING, BEHIND

@@ -2,7 +2,7 @@
 
 `await f.read(100)` sends once to a `Call`. It tries; where the page cache or a buffer
 has the answer, that send returns it, with no coroutine and no future. Only what would
-block continues in a coroutine.
+block continues in a coroutine, or in a future's iterator.
 
 **Turns.** A task whose calls never suspend would starve all others, so inline work is
 counted in units of about 2 us, and a task that has used up its turn yields to the loop
@@ -145,7 +145,7 @@ cdef class Call:
         raise NotImplementedError
 
     cdef object slow(self):
-        """A coroutine that finishes what attempt() could not."""
+        """A coroutine, or another iterator, that finishes what attempt() could not."""
         raise NotImplementedError
 
     cdef void yields(self) noexcept:
@@ -153,6 +153,13 @@ cdef class Call:
 
     cdef void resumed(self) noexcept:
         """Told when it goes on, or is given up instead."""
+
+    cdef int given_up(self) except -1:
+        """Told when throw() or close() ended what slow() gave.
+
+        Failures come by throw(), too, so whatever was begun may be over already.
+        """
+        return 0
 
     def __await__(self):
         return self
@@ -175,6 +182,7 @@ cdef class Call:
             except BaseException:
                 self.state = OVER
                 self.inner = None
+                self.given_up()
                 raise
         if self.state == YIELDED:
             self.resumed()
@@ -184,12 +192,16 @@ cdef class Call:
         raise value.with_traceback(traceback) if traceback is not None else value
 
     def close(self):
-        if self.state == SLOW:
-            self.inner.close()
-            self.inner = None
-        elif self.state == YIELDED:
+        inner = self.inner
+        if self.state == YIELDED:
             self.resumed()
         self.state = OVER
+        self.inner = None
+        if inner is not None:
+            try:
+                self.given_up()
+            finally:
+                inner.close()
 
     def __dealloc__(self):
         if self.state == NEW:

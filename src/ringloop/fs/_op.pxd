@@ -25,6 +25,7 @@ cdef class Op(Sink):
     cdef int land(self) except -1
     cdef int finish(self) except -1
     cdef int cancel(self) except -1
+    cdef object create_future(self)
     cdef object waiter(self)
 
 

@@ -117,10 +117,13 @@ cdef class Op(Sink):
         if not self.done:
             await self.waiter()
 
+    cdef object create_future(self):
+        return (new_future(<CoreLoop>self.loop) if self.driver is not None
+                else self.loop.create_future())
+
     cdef object waiter(self):
         """A future that resolves, with None, when it has landed."""
-        future = (new_future(<CoreLoop>self.loop) if self.driver is not None
-                  else self.loop.create_future())
+        future = self.create_future()
         if self.waiters is None:
             self.waiters = [future]
         else:
