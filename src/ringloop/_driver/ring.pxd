@@ -45,6 +45,7 @@ cdef class Ring:
     cdef Sqe *next_sqe(self) noexcept
     cdef uint32_t unsubmitted(self) noexcept
     cdef uint32_t ready(self) noexcept
+    cdef uint64_t next_token(self) noexcept
     cdef bint needs_enter(self) noexcept
     cdef bint overflowed(self) noexcept
     cdef int enter(self, uint32_t wait, double timeout) noexcept

@@ -177,6 +177,12 @@ cdef class Ring:
         """How many completions wait in the queue."""
         return rl_load_acquire(self.cq_tail) - rl_load_relaxed(self.cq_head)
 
+    cdef uint64_t next_token(self) noexcept:
+        """Whose completion is the next in the queue; 0 if none is there."""
+        if self.ready() == 0:
+            return 0
+        return self.cqes[rl_load_relaxed(self.cq_head) & self.cq_mask].user_data
+
     cdef bint needs_enter(self) noexcept:
         """The kernel has work that only an enter runs."""
         return (rl_load_relaxed(self.sq_flags) & (RL_SQ_TASKRUN | RL_SQ_CQ_OVERFLOW)) != 0

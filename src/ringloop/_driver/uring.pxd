@@ -31,6 +31,7 @@ cdef class UringDriver(ReadinessDriver):
     cdef int prepare(self) except -1
     cdef int take_ready(self) except -1
     cdef int enter(self, uint32_t wait, double timeout) except -1
+    cdef bint file_is_next(self) noexcept
     cdef int save_backlog(self) except -1
     cdef int collect(self) except -1
     cdef int on_cqe(self, Cqe *cqe) except -1
