@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from requirement import needs_uring
 from ringloop.compat import aiofiles as ours
 
 theirs: Any = importlib.import_module("aiofiles")
@@ -405,12 +406,7 @@ else:
 @pytest.mark.parametrize("loop", ["uring", "epoll", "asyncio"])
 def test_standard_streams(tmp_path: Path, loop: str) -> None:
     if loop == "uring":
-        from ringloop._driver.choose import why_not_uring  # noqa: PLC0415 - for this one
-
-        if (reason := why_not_uring()) is not None:
-            if os.environ.get("CI"):
-                pytest.fail(f"CI must test io_uring, but {reason}")
-            pytest.skip(reason)
+        needs_uring()
     (tmp_path / "f").write_text("from the file\n")
     child = subprocess.Popen(
         [sys.executable, "-c", STDIO, str(tmp_path / "f"), loop],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import offloaded
+from requirement import missing, needs_uring
 from ringloop import offload
 
 if TYPE_CHECKING:
@@ -38,10 +39,7 @@ def dask_module() -> Any:
 @pytest.fixture(scope="module", autouse=True)
 def dask_is_there() -> None:
     if importlib.util.find_spec("distributed") is None:
-        reason = "distributed is not installed: pip install '.[dask]'"
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must test this, but {reason}")
-        pytest.skip(reason)
+        missing("distributed is not installed: pip install '.[dask]'")
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +84,12 @@ def run(request: pytest.FixtureRequest, cluster: Any, loop_factory: Any) -> Run:
 @pytest.fixture(params=["uring", "epoll", "asyncio"])
 def loop_factory(request: pytest.FixtureRequest) -> Any:
     import ringloop  # noqa: PLC0415
-    from ringloop._driver.choose import why_not_uring  # noqa: PLC0415
 
     name: str = request.param
     if name == "asyncio":
         return asyncio.new_event_loop
-    if name == "uring" and (reason := why_not_uring()) is not None:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must test io_uring, but {reason}")
-        pytest.skip(reason)
+    if name == "uring":
+        needs_uring()
     return lambda: ringloop.EventLoop(name)
 
 
