@@ -586,6 +586,38 @@ def test_a_file_that_shrinks_while_it_is_read(files_run: Run, tmp_path: Path) ->
     files_run(main())
 
 
+def test_a_file_that_grows_while_it_is_read_whole(files_run: Run, tmp_path: Path) -> None:
+    """What is read is what was there at some moment between the call and its end."""
+    path = tmp_path / "a"
+    path.touch()
+    content = os.urandom(1 << 20)
+    stop = threading.Event()
+
+    def append() -> None:
+        with path.open("ab", buffering=0) as f:
+            at = 0
+            while at < len(content) and not stop.is_set():
+                at += f.write(content[at : at + 1 + at % 100])
+
+    async def main() -> None:
+        while appender.is_alive():
+            least = path.stat().st_size
+            data = await fs.read_bytes(path)
+            assert least <= len(data) <= path.stat().st_size
+            assert data == content[: len(data)]
+            [(_, data)] = [pair async for pair in fs.read_many([path])]
+            assert data == content[: len(data)]
+
+    appender = threading.Thread(target=append)
+    appender.start()
+    try:
+        files_run(main())
+    finally:
+        stop.set()
+        appender.join()
+    assert path.read_bytes() == content
+
+
 def test_a_file_that_grows_after_it_was_opened(files_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "a"
 

@@ -3,6 +3,8 @@
 From warm caches a file is opened, read and closed in one go, without a file object.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 import asyncio
 import os
@@ -20,6 +22,7 @@ from ringloop.fs._open import open as open_file
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
     int PySys_Audit(const char *event, const char *format, ...) except -1
+    int _PyBytes_Resize(PyObject **p, Py_ssize_t n) except -1
 
 cdef enum:
     INLINE_MAX = 1048576
@@ -38,6 +41,7 @@ cdef object _read_now(object path):
     cdef stat_t st
     cdef Py_ssize_t n, got = 0
     cdef ssize_t r
+    cdef PyObject *resized
     cdef bytes data
     cdef int fd
     if b"\0" in name:
@@ -62,11 +66,20 @@ cdef object _read_now(object path):
             if r < 0:
                 return PENDING  # the way that waits tells errors
             charge(r)
-            if r == 0:
-                return data[:got]
             got += r
             if got == n:
                 return PENDING  # it grows
+            # It ends where it ended when it was opened, though a byte more was asked for: what
+            # is beyond, if anything, came in between.
+            if r == 0 or got == st.st_size:
+                break
+        resized = <PyObject *>data
+        Py_INCREF(data)
+        data = None
+        _PyBytes_Resize(&resized, got)
+        data = <bytes>resized
+        Py_DECREF(data)
+        return data
     finally:
         close_fd(fd)
 
