@@ -12,6 +12,7 @@ import pytest
 
 import offloaded
 import ringloop
+from requirement import needs_uring
 from ringloop import offload
 from waiting import wait_until
 
@@ -197,6 +198,40 @@ def test_an_error_of_an_abandoned_call_is_nobodys(run: Run) -> None:
         go.set()
 
     run(main())
+
+
+@pytest.mark.parametrize("loop_kind", ["uring", "epoll", "asyncio"])
+@pytest.mark.parametrize("shut_down", [True, False])
+def test_a_thread_ends_that_reports_when_the_loop_runs_no_more(
+    no_threads_left: None, monkeypatch: pytest.MonkeyPatch, loop_kind: str, shut_down: bool
+) -> None:
+    if loop_kind == "uring":
+        needs_uring()
+    loop = asyncio.new_event_loop() if loop_kind == "asyncio" else ringloop.EventLoop(loop_kind)
+    go = threading.Event()
+    reported = threading.Event()
+    call_soon_threadsafe = loop.call_soon_threadsafe
+
+    def report(*args: Any, **kwargs: Any) -> asyncio.Handle:
+        handle = call_soon_threadsafe(*args, **kwargs)
+        reported.set()
+        return handle
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await offload.to_thread(go.wait, abandon_on_cancel=True)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", report)
+    try:
+        loop.run_until_complete(main())
+        if shut_down:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        go.set()
+        assert reported.wait(TIMEOUT_S)
+    finally:
+        go.set()
+        loop.close()
 
 
 @pytest.mark.parametrize("turns", range(6))

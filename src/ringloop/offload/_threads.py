@@ -45,28 +45,37 @@ class _Threads:
 
     def __init__(self) -> None:
         self.limiter = asyncio.Semaphore(MAX_THREADS)
+        self.threads: set[_Thread] = set()
         self.idle: list[_Thread] = []
         self.closed = False
 
     def start(self, job: Callable[[], bool]) -> _Thread:
         thread = self.idle.pop() if self.idle else _Thread()
+        self.threads.add(thread)
         thread.jobs.put(job)
         return thread
 
     def finished(self, thread: _Thread) -> None:
         if self.closed or len(self.idle) >= MAX_THREADS:
+            self.threads.discard(thread)
             thread.jobs.put(None)
         else:
             self.idle.append(thread)
 
-    def __del__(self) -> None:
-        for thread in self.idle:
+    def stop(self) -> None:
+        """Have all threads end, a busy one after its job.
+
+        It may report that to a loop that closes before it gets to it.
+        """
+        for thread in self.threads:
             thread.jobs.put(None)
+
+    def __del__(self) -> None:
+        self.stop()
 
     async def aclose(self) -> None:
         self.closed = True
-        for thread in self.idle:
-            thread.jobs.put(None)
+        self.stop()
         for thread in self.idle:
             thread.thread.join()  # it has nothing left to do
         self.idle.clear()
