@@ -590,7 +590,7 @@ def test_a_file_that_grows_while_it_is_read_whole(files_run: Run, tmp_path: Path
     """What is read is what was there at some moment between the call and its end."""
     path = tmp_path / "a"
     path.touch()
-    content = os.urandom(1 << 20)
+    content = os.urandom(10_000)  # some 200 pieces, for each of which the GIL is 5 ms away
     stop = threading.Event()
 
     def append() -> None:
