@@ -23,7 +23,8 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
+from ringloop._sys.bytes cimport shortened
 from ringloop._sys.errno cimport EAGAIN, ECANCELED, EINTR, errno
 from libc.string cimport memcpy
 
@@ -43,9 +44,6 @@ from ringloop._net.flow cimport without_dict
 from ringloop._net.writing cimport WriteHalf, set_nodelay
 from ringloop._sys.posix cimport MSG_DONTWAIT, POLLIN, SOCK_STREAM, recv, sockaddr
 from ringloop._sys.posix cimport close as sys_close
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject **p, Py_ssize_t n) except -1
 
 cdef object logger = logging.getLogger("asyncio")
 cdef object _Transport = asyncio.transports._FlowControlMixin
@@ -504,9 +502,7 @@ cdef class StreamTransport(WriteHalf):
                 p = <PyObject *>data
                 Py_INCREF(data)
                 data = None
-                _PyBytes_Resize(&p, n)
-                data = <bytes>p
-                Py_DECREF(data)
+                data = shortened(p, n)
             self.received(data)
             return n
         if n == 0:

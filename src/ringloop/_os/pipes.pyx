@@ -14,7 +14,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint64_t
 
 import asyncio
@@ -29,11 +29,9 @@ from ringloop._core.loop cimport CoreLoop
 from ringloop._driver.base cimport Completion, Driver, Sink
 from ringloop._net.flow cimport without_dict
 from ringloop._net.writing cimport WriteHalf
+from ringloop._sys.bytes cimport shortened
 from ringloop._sys.errno cimport EAGAIN, ECANCELED, EIO, EINTR, errno
 from ringloop._sys.posix cimport POLLIN, POLLOUT, iovec, poll, pollfd, read, writev
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject **p, Py_ssize_t n) except -1
 
 cdef object logger = logging.getLogger("asyncio")
 cdef object _ReadTransport = asyncio.ReadTransport
@@ -262,9 +260,7 @@ cdef class ReadPipeTransport(Sink):
             p = <PyObject *>data
             Py_INCREF(data)
             data = None
-            _PyBytes_Resize(&p, n)
-            data = <bytes>p
-            Py_DECREF(data)
+            data = shortened(p, n)
         self.protocol.data_received(data)
         return 0
 

@@ -17,12 +17,12 @@ asked to read, raises what it finds there.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 import ssl
 
+from ringloop._sys.bytes cimport shortened
 from ringloop._tls.engine cimport Engine
 from ringloop._tls.openssl cimport BIO, BIO_METHOD, SSL, lib, ssl_of, why_not_direct
 
@@ -30,7 +30,6 @@ cdef extern from "Python.h":
     # Without Cython's own references: it resizes what has a single one.
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *p, Py_ssize_t n) except NULL
     char *bytes_start "PyBytes_AS_STRING"(PyObject *p)
-    int _PyBytes_Resize(PyObject **p, Py_ssize_t n) except -1
     void Py_XDECREF(PyObject *p)
 
 cdef enum:
@@ -259,7 +258,7 @@ cdef class DirectEngine(Engine):
         if got == 0:
             Py_XDECREF(data)
             return b"" if self.closed else None
-        return finished(data, got)
+        return shortened(data, got)
 
     cdef Py_ssize_t read_into(self, char *p, Py_ssize_t n) except -2:
         if self.error is not None:
@@ -307,7 +306,7 @@ cdef class DirectEngine(Engine):
             self.sending = NULL
             self.flow.out = NULL
             self.flow.n = self.flow.cap = 0
-            data = finished(sending, n)
+            data = shortened(sending, n)
         if self.flow.spill_n:
             spilt = self.flow.spill[:self.flow.spill_n]
             data = spilt if data is None else data + spilt
@@ -325,11 +324,3 @@ cdef class DirectEngine(Engine):
 
     cdef Py_ssize_t untaken(self) except -1:
         return self.flow.n + self.flow.spill_n
-
-
-cdef bytes finished(PyObject *data, Py_ssize_t n):
-    """The first `n` bytes, mostly in place; takes over the reference, which is the only one."""
-    _PyBytes_Resize(&data, n)
-    result = <bytes>data
-    Py_DECREF(result)
-    return result

@@ -16,7 +16,7 @@ from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
@@ -25,6 +25,7 @@ import asyncio
 import io
 import os
 
+from ringloop._sys.bytes cimport shortened
 from ringloop._sys.errno cimport EAGAIN, EINVAL, EOPNOTSUPP, ESPIPE, errno
 from ringloop._sys.files cimport (
     S_ISREG, SEEK_CUR, SEEK_END, SEEK_SET, fstat, known_stat, lseek, rl_in_memory, rl_read_at,
@@ -32,9 +33,6 @@ from ringloop._sys.files cimport (
     rl_write_at, rl_write_cached, stat_t,
 )
 from ringloop.fs._call cimport BEHIND, PENDING, charge
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject **p, Py_ssize_t n) except -1
 
 cdef object _Unsupported = io.UnsupportedOperation
 
@@ -360,10 +358,7 @@ cdef class Buffers:
             result = <PyObject *>call.arg
             Py_INCREF(<object>result)
             call.arg = None
-            _PyBytes_Resize(&result, call.filled)
-            data = <object>result
-            Py_DECREF(data)
-            return data
+            return shortened(result, call.filled)
         return self.pend(TURN, 0)
 
     cdef object step_read1(self, Py_ssize_t n):

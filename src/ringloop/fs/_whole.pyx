@@ -4,12 +4,13 @@ From warm caches a file is opened, read and closed in one go, without a file obj
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 
 import asyncio
 import os
 from collections import deque
 
+from ringloop._sys.bytes cimport shortened
 from ringloop._sys.errno cimport EAGAIN, EISDIR
 from ringloop._sys.files cimport (
     O_CLOEXEC, O_RDONLY, S_ISDIR, S_ISREG, rl_read_cached, stat_t,
@@ -22,7 +23,6 @@ from ringloop.fs._open import open as open_file
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
     int PySys_Audit(const char *event, const char *format, ...) except -1
-    int _PyBytes_Resize(PyObject **p, Py_ssize_t n) except -1
 
 cdef enum:
     INLINE_MAX = 1048576
@@ -76,10 +76,7 @@ cdef object _read_now(object path):
         resized = <PyObject *>data
         Py_INCREF(data)
         data = None
-        _PyBytes_Resize(&resized, got)
-        data = <bytes>resized
-        Py_DECREF(data)
-        return data
+        return shortened(resized, got)
     finally:
         close_fd(fd)
 
